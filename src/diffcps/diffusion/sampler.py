@@ -1,0 +1,68 @@
+"""Reverse processes. They take their noise as an argument, so that a caller decides (and a test knows) what is drawn."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffcps.diffusion.loss import Denoise
+from diffcps.diffusion.process import predict_x0
+from diffcps.diffusion.schedule import Schedule
+from diffcps.types import Key
+
+UNROLL = 16
+"""Reverse steps written out one after the other in the compiled program; longer chains loop over blocks of this size."""
+
+
+def draw_noise(key: Key, schedule: Schedule, shape: tuple[int, ...]) -> Float[Array, "steps *b d"]:
+    """All noise of one reverse chain, in the order of use: x_T first, then one draw for each step but the last."""
+    return jax.random.normal(key, (schedule.num_steps, *shape))
+
+
+def sample_ancestral(
+    schedule: Schedule, denoise: Denoise, noise: Float[Array, "steps *b d"], clip: float = 1.0
+) -> Float[Array, "*b d"]:
+    """DDPM's reverse chain from x_T = noise[0], with x_0 clipped to [-clip, clip] at every step and at the end.
+
+    x_{t-1} = posterior mean(clip(x0(x_t, eps_theta)), x_t) + posterior std * noise[T - t], without noise at t = 0.
+    Reference: DDPM (arXiv:2006.11239), algorithm 2; DiffCPS (arXiv:2310.05333), eqs. 10 and 11 (equal but for the clip).
+    """
+
+    def step(xt, constants):
+        t, x0_weight, xt_weight, std, z = constants
+        x0 = jnp.clip(predict_x0(schedule, xt, t, denoise(xt, t)), -clip, clip)
+        return x0_weight * x0 + xt_weight * xt + std * z, None
+
+    std = np.where(np.arange(schedule.num_steps) == 0, 0.0, schedule.posterior_std).astype(np.float32)
+    constants = (np.arange(schedule.num_steps), schedule.posterior_x0_weight, schedule.posterior_xt_weight, std)
+    backwards = [jnp.asarray(constant[::-1].copy()) for constant in constants]
+    step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
+    x, _ = jax.lax.scan(step, noise[0], (*backwards, step_noise), unroll=min(schedule.num_steps, UNROLL))
+    return jnp.clip(x, -clip, clip)
+
+
+def sample_ddim(
+    schedule: Schedule, denoise: Denoise, x_last: Float[Array, "*b d"], num_steps: int, clip: float = 1.0
+) -> Float[Array, "*b d"]:
+    """DDIM with eta = 0 over `num_steps` evenly spaced time steps: deterministic given x_T, x_0 clipped at every step.
+
+    Where the clip acts, eps is recomputed from the clipped x_0, so that x_{t-1} stays on the implied line.
+    Reference: DDIM (arXiv:2010.02502), eq. 12 with sigma = 0.
+    """
+    if not 1 <= num_steps <= schedule.num_steps:
+        raise ValueError(f"num_steps is {num_steps}: DDIM needs between 1 and the schedule's {schedule.num_steps} steps")
+    times = np.linspace(schedule.num_steps - 1, 0, num_steps).round().astype(int)
+    alpha_bar = schedule.alpha_bar[times]
+    alpha_bar_next = np.append(alpha_bar[1:], 1.0).astype(np.float32)
+
+    def step(xt, constants):
+        t, alpha_bar, alpha_bar_next = constants
+        x0 = jnp.clip(predict_x0(schedule, xt, t, denoise(xt, t)), -clip, clip)
+        eps = (xt - jnp.sqrt(alpha_bar) * x0) / jnp.sqrt(1.0 - alpha_bar)
+        return jnp.sqrt(alpha_bar_next) * x0 + jnp.sqrt(1.0 - alpha_bar_next) * eps, None
+
+    constants = (jnp.asarray(times), jnp.asarray(alpha_bar), jnp.asarray(alpha_bar_next))
+    x, _ = jax.lax.scan(step, x_last, constants, unroll=min(num_steps, UNROLL))
+    return x

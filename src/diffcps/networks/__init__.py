@@ -1,0 +1,1 @@
+"""Networks as Equinox modules. A module is its own parameters: every leaf is a trainable array."""

@@ -1,0 +1,25 @@
+"""Ensembles of Q networks."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffcps.networks.mlp import MLP
+from diffcps.types import Key, Spec
+
+
+class Critic(eqx.Module):
+    """`size` independent Q networks, evaluated together: Q_j(s, a), j = 1..size."""
+
+    networks: MLP
+
+    def __init__(self, spec: Spec, width: int, depth: int, key: Key, size: int = 2):
+        sizes = (spec.observation_size + spec.action_size, *[width] * depth, 1)
+        self.networks = jax.vmap(lambda k: MLP(sizes, k))(jax.random.split(key, size))
+
+    def __call__(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "size *b"]:
+        x = jnp.concatenate([observation, action], axis=-1)
+        return jax.vmap(lambda network: network(x)[..., 0])(self.networks)

@@ -1,0 +1,1 @@
+"""RL mathematics: one function per equation, taking numbers and not networks."""

@@ -1,0 +1,108 @@
+"""The words that every part of the library shares: data, specs, and the contract of an algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Key = PRNGKeyArray
+Scalar = Float[Array, ""]
+Metrics = dict[str, Scalar]
+"""What is looked at: names such as `critic/td_error`, listed on each algorithm's page."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that says what is wrong, where, and what to do about it."""
+
+
+class Spec(NamedTuple):
+    """The sizes that an algorithm needs to build its networks. Actions always live in [-1, 1]."""
+
+    observation_size: int
+    action_size: int
+
+
+class Transition(NamedTuple):
+    """What one update reads. `terminal` is true termination: it alone stops the bootstrap."""
+
+    observation: Float[Array, "*b obs"]
+    action: Float[Array, "*b act"]
+    reward: Float[Array, "*b"]
+    next_observation: Float[Array, "*b obs"]
+    terminal: Float[Array, "*b"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where a dataset comes from and what its numbers mean. Hashable: it rides along with the arrays as a static part."""
+
+    source: str
+    """File path or dataset id, as the user named it."""
+    sha256: str
+    """SHA-256 of the file (of the arrays, where there is no single file)."""
+    environment: str | None = None
+    """Gymnasium environment id, where the file names one."""
+    reference_min: float | None = None
+    """Return of a random policy: normalised score 0."""
+    reference_max: float | None = None
+    """Return of an expert: normalised score 100."""
+    action_low: tuple[float, ...] = ()
+    """Lower bounds of the environment's action box; internally every action is scaled to [-1, 1]."""
+    action_high: tuple[float, ...] = ()
+    observation_mean: tuple[float, ...] | None = None
+    """Set where observations were normalised: x -> (x - mean) / std. It travels with the policy."""
+    observation_std: tuple[float, ...] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dataset:
+    """Logged transitions in the order of the file, every array with the same leading axis.
+
+    `terminal` marks true termination; `timeout` marks the last stored step of an episode that did not terminate
+    (time limit, or the end of the file). Together they are the ends of the episodes.
+    """
+
+    observation: Float[Array, "n obs"]
+    action: Float[Array, "n act"]
+    reward: Float[Array, " n"]
+    next_observation: Float[Array, "n obs"]
+    terminal: Bool[Array, " n"]
+    timeout: Bool[Array, " n"]
+    info: DatasetInfo = field(metadata={"static": True})
+
+    @property
+    def size(self) -> int:
+        return self.observation.shape[0]
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.observation.shape[1], self.action.shape[1])
+
+
+State = TypeVar("State")
+Batch = Any
+"""What one update reads: `Transition` here, windows or whole trajectories elsewhere."""
+UpdateIndex = Int[Array, ""]
+"""Number of updates made before this one. It is the loop's, not the state's: all members of a run share it."""
+
+
+@dataclass(frozen=True)
+class Algorithm(Generic[State]):
+    """A learner as pure functions over an explicit state. Keys are new-style (`jax.random.key`), consumed once.
+
+    `init(key)` builds the state; `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)`
+    is one training step; `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1]; `diagnose(state, batch, key)`
+    measures the state without changing it. `diagnose` must report `selection/loss`, the number by which a
+    checkpoint is chosen when no environment may be asked (lower is better).
+    """
+
+    init: Callable[[Key], State]
+    batch: Callable[[Dataset, Key], Batch]
+    update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
+    act: Callable[[State, Float[Array, "*b obs"], Key], Float[Array, "*b act"]]
+    diagnose: Callable[[State, Batch, Key], Metrics]
