@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Key = PRNGKeyArray
 Scalar = Float[Array, ""]
 Metrics = dict[str, Scalar]
 """What is looked at: names such as `critic/td_error`, listed on each algorithm's page."""
+
+
+if TYPE_CHECKING:
+    Stored = Array
+else:
+    Stored = Array | np.ndarray
+"""A dataset's arrays live on the host (NumPy) until a training puts them on the device."""
 
 
 class UserError(Exception):
@@ -53,6 +61,8 @@ class DatasetInfo:
     action_low: tuple[float, ...] = ()
     """Lower bounds of the environment's action box; internally every action is scaled to [-1, 1]."""
     action_high: tuple[float, ...] = ()
+    reward_transform: str = "none"
+    """What was done to the rewards after reading them."""
     observation_mean: tuple[float, ...] | None = None
     """Set where observations were normalised: x -> (x - mean) / std. It travels with the policy."""
     observation_std: tuple[float, ...] | None = None
@@ -67,12 +77,12 @@ class Dataset:
     (time limit, or the end of the file). Together they are the ends of the episodes.
     """
 
-    observation: Float[Array, "n obs"]
-    action: Float[Array, "n act"]
-    reward: Float[Array, " n"]
-    next_observation: Float[Array, "n obs"]
-    terminal: Bool[Array, " n"]
-    timeout: Bool[Array, " n"]
+    observation: Float[Stored, "n obs"]
+    action: Float[Stored, "n act"]
+    reward: Float[Stored, " n"]
+    next_observation: Float[Stored, "n obs"]
+    terminal: Bool[Stored, " n"]
+    timeout: Bool[Stored, " n"]
     info: DatasetInfo = field(metadata={"static": True})
 
     @property

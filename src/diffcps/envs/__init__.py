@@ -1,0 +1,1 @@
+"""Gymnasium environments: made with readable errors, measured, and matched with the data."""

@@ -1,0 +1,201 @@
+"""Gymnasium environments made from their id: flat boxes only, and one line to read when something is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from diffcps.types import DatasetInfo, Spec, UserError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+class EnvironmentSpec(NamedTuple):
+    """The sizes of an environment. Action bounds are in its own units, one number per action dimension."""
+
+    observation_size: int
+    action_size: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    max_steps: int | None
+    """Time limit of one episode in environment steps; None where the environment has none."""
+
+
+def make_environment(environment_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    """The environment with this Gymnasium id (`package:Id-v0` imports `package` first). The caller closes it.
+
+    What Gymnasium warns about while making it (an old version, say) is told once per process.
+
+    Raises `UserError` for an unknown id, a missing dependency, a mujoco-py environment, an observation or action
+    space that is not a flat box, an action box without bounds, and a render mode that the environment lacks.
+    """
+    import gymnasium
+    from gymnasium import error as gymnasium_error
+
+    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # not every constructor takes it
+    try:
+        with _warnings_told_once(), _quiet_mujoco():
+            # The checker talks to authors of environments: of no use here.
+            environment = gymnasium.make(environment_id, disable_env_checker=True, **options)
+    except gymnasium_error.DependencyNotInstalled as error:
+        raise UserError(
+            f"environment {environment_id} needs a package that is not installed: {_one_line(error)}"
+        ) from error
+    except gymnasium_error.Error as error:
+        raise UserError(f"unknown environment {environment_id!r}: {_hint(environment_id)}") from error
+    except ImportError as error:
+        successor = re.sub(r"-v[23]$", "-v5", environment_id)
+        if successor != environment_id and successor in gymnasium.registry:
+            reason = f"it ran on mujoco-py, which is retired; use {successor}"
+        else:
+            reason = f"{_one_line(error)}; install the package that provides it"
+        raise UserError(f"environment {environment_id} cannot be made: {reason}") from error
+    except TypeError as error:
+        if render_mode is not None and "render_mode" in str(error):
+            raise UserError(f"environment {environment_id} has no render mode {render_mode!r}") from error
+        raise
+
+    problem = _space_problem(environment)
+    if problem:
+        environment.close()
+        raise UserError(f"environment {environment_id} cannot be used: {problem}")
+    return environment
+
+
+def environment_spec(environment_id: str) -> EnvironmentSpec:
+    """Sizes, action bounds and time limit of an environment. Errors as in `make_environment`."""
+    with closing(make_environment(environment_id)) as environment:
+        action, observation = environment.action_space, environment.observation_space
+        assert observation.shape is not None and action.shape is not None and environment.spec is not None
+        return EnvironmentSpec(
+            observation_size=observation.shape[0],
+            action_size=action.shape[0],
+            action_low=tuple(action.low.tolist()),  # pyright: ignore[reportAttributeAccessIssue]
+            action_high=tuple(action.high.tolist()),  # pyright: ignore[reportAttributeAccessIssue]
+            max_steps=environment.spec.max_episode_steps,
+        )
+
+
+def check_fits(spec: Spec, info: DatasetInfo, environment_id: str) -> None:
+    """Raises `UserError` when what was learnt from `info.source` (of sizes `spec`) cannot act in the environment."""
+    environment = environment_spec(environment_id)
+    for name, ours, theirs in (
+        ("observations", spec.observation_size, environment.observation_size),
+        ("actions", spec.action_size, environment.action_size),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"{name} have {ours} numbers in {info.source} but {theirs} in environment {environment_id}: "
+                "name the environment (and its version) that the data were recorded in"
+            )
+
+
+def reference_scores(environment_id: str) -> tuple[float, float] | None:
+    """D4RL's reference returns (random policy, expert) of a MuJoCo task, whatever its version; None for other tasks.
+
+    D4RL measured them on the `-v2` tasks of mujoco-py; later versions keep them by convention.
+
+    Reference: https://github.com/Farama-Foundation/D4RL, d4rl/infos.py.
+    """
+    return _D4RL_REFERENCES.get(_name(environment_id))
+
+
+_D4RL_REFERENCES = {
+    "HalfCheetah": (-280.178953, 12135.0),
+    "Hopper": (-20.272305, 3234.3),
+    "Walker2d": (1.629008, 4592.3),
+    "Ant": (-325.6, 3879.7),
+}
+
+
+def _name(environment_id: str) -> str:
+    """`Hopper-v5` -> `Hopper`."""
+    return re.sub(r"-v\d+$", "", environment_id)
+
+
+def _hint(environment_id: str) -> str:
+    """The nearest id that Gymnasium knows, in its newest version. A D4RL dataset name leads to its environment."""
+    import gymnasium
+
+    by_version = sorted(gymnasium.registry.values(), key=lambda registered: registered.version or 0)
+    ids = {_name(registered.id).lower(): registered.id for registered in by_version}  # the newest comes last and stays
+    wanted = _name(environment_id).lower()
+    for attempt in (wanted, wanted.split("-")[0]):  # "hopper-medium-v2" is a dataset, "Hopper" its environment
+        nearest = difflib.get_close_matches(attempt, ids, n=1, cutoff=0.75)
+        if nearest:
+            return f"did you mean {ids[nearest[0]]}?"
+    return "gymnasium.pprint_registry() lists the known ones; write package:Id-v0 for one that a package registers"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _space_problem(environment: gymnasium.Env) -> str | None:
+    """Why a policy over flat vectors cannot act here; None when it can."""
+    from gymnasium.spaces import Box
+
+    for name, space in (("observation", environment.observation_space), ("action", environment.action_space)):
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            found = f"Box of shape {space.shape}" if isinstance(space, Box) else type(space).__name__
+            return f"its {name} space is a {found}, and a Box of shape (size,) is needed; wrap the environment first"
+    action = environment.action_space
+    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):  # pyright: ignore[reportAttributeAccessIssue]
+        return "its action space has no finite bounds; wrap it with gymnasium.wrappers.RescaleAction or similar"
+    return None
+
+
+@contextmanager
+def _warnings_told_once() -> Iterator[None]:
+    """Forty environments of an old version are one warning, in plain text."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting")  # float64 bounds: harmless
+        yield
+    for warning in caught:
+        _tell_once(re.sub(r"\x1b\[\d*m|WARN: ", "", str(warning.message)))
+
+
+@cache
+def _tell_once(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)
+
+
+@contextmanager
+def _quiet_mujoco() -> Iterator[None]:
+    """MuJoCo writes notes on Gymnasium's model files to stderr and to `MUJOCO_LOG.TXT` in the working directory.
+
+    While an environment is made they become Python warnings, and deprecations inside those files are dropped: only
+    Gymnasium can act on them. MuJoCo's warnings while stepping (an unstable simulation) stay as they are.
+    """
+    try:
+        import mujoco
+    except ImportError:  # Gymnasium reports it where an environment needs MuJoCo
+        yield
+        return
+    except Exception as error:  # it loads OpenGL while it is imported, and fails as the driver pleases
+        backend = os.environ.get("MUJOCO_GL")
+        raise UserError(
+            f"mujoco cannot be loaded with MUJOCO_GL={backend} ({_one_line(error)}): unset it, or without a display "
+            "set it to egl (apt-get install libegl1) or osmesa (apt-get install libosmesa6)"
+        ) from error
+
+    def tell(message: str) -> None:
+        if "deprecated" not in message:
+            warnings.warn(message, stacklevel=2)
+
+    previous = mujoco.get_mju_user_warning()  # pyright: ignore[reportAttributeAccessIssue]
+    mujoco.set_mju_user_warning(tell)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(previous)  # pyright: ignore[reportAttributeAccessIssue]

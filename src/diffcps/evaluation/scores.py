@@ -1,0 +1,77 @@
+"""Scores: what a table reports of one run, and which checkpoint each number stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffcps.types import UserError
+
+
+class Score(NamedTuple):
+    """A score and the evaluations (by their number of updates) that it was taken from."""
+
+    updates: tuple[int, ...]
+    score: float
+
+
+class FourScores(NamedTuple):
+    """Four honest answers to "how good is this run?"."""
+
+    last: Score
+    """The final evaluation."""
+    best: Score
+    """The evaluation with the highest mean return: the checkpoint is chosen by asking the environment."""
+    mean_of_last: Score
+    """Mean of the last k evaluations; `len(mean_of_last.updates)` says how many there were."""
+    offline_selected: Score | None
+    """The evaluation with the lowest `selection/loss`: chosen without the environment. None where no loss is finite."""
+
+
+def normalised_score(returns: Any, reference: tuple[float, float]) -> np.ndarray:
+    """100 (x - min) / (max - min): 0 is a random policy, 100 an expert. `reference` is (min, max) in raw returns.
+
+    Takes a number or an array of any shape and returns an array of that shape.
+
+    Reference: Fu et al., D4RL: Datasets for Deep Data-Driven Reinforcement Learning (arXiv:2004.07219).
+    """
+    low, high = reference
+    if not low < high:
+        raise UserError(f"reference scores must be (min, max) with min < max, got ({low}, {high})")
+    return np.asarray(100.0 * (np.asarray(returns, float) - low) / (high - low))
+
+
+def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourScores | None:
+    """The four scores of one member, from its evaluations in order of update; None where there are none.
+
+    An evaluation is a row `{"update": int, "returns": [...], "score": float, "diagnose": {"selection/loss": ...}}`,
+    where `score` is the mean return. Scores come back in the unit of `score`. On ties the first evaluation wins.
+    """
+    if not evaluations:
+        return None
+    if k < 1:
+        raise UserError(f"the mean of the last k evaluations needs k >= 1, got {k}")
+
+    tail = evaluations[-k:]
+    best = max(evaluations, key=lambda row: row["score"])
+    selectable = [row for row in evaluations if math.isfinite(row["diagnose"]["selection/loss"])]
+    selected = min(selectable, key=lambda row: row["diagnose"]["selection/loss"], default=None)
+    return FourScores(
+        last=_score([evaluations[-1]]),
+        best=_score([best]),
+        mean_of_last=_score(tail),
+        offline_selected=None if selected is None else _score([selected]),
+    )
+
+
+def mean_and_std_over_members(values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over the first axis, [members, ...] -> [...]. Division by n, as papers' tables do."""
+    values = np.asarray(values, float)
+    return np.asarray(values.mean(0)), np.asarray(values.std(0))
+
+
+def _score(rows: Sequence[Mapping[str, Any]]) -> Score:
+    return Score(tuple(row["update"] for row in rows), float(np.mean([row["score"] for row in rows])))

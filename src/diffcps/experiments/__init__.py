@@ -1,0 +1,1 @@
+"""Where algorithms, data and environments meet: runs, presets, the paper's experiments."""

@@ -1,0 +1,62 @@
+"""Checkpoints: one safetensors file each, with JSON inside, replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from diffcps.types import UserError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a neighbour and renames it: a reader sees the old file or the new one, whatever happens in between."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(path: Path, tree: Any, information: dict[str, Any]) -> None:
+    """Writes the arrays of `tree`, named by their path in it, and `information` as JSON. Equal input, equal bytes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = {jax.tree_util.keystr(name, simple=True, separator="."): np.asarray(leaf) for name, leaf in leaves}
+    # A single key: safetensors keeps metadata in a hash map, whose order differs from process to process.
+    metadata = {"diffcps": json.dumps(information, sort_keys=True)}
+    write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))
+
+
+def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+    """The tree saved at `path`, in the structure of `like` (arrays or their shapes), and its information."""
+    try:
+        arrays = safetensors.numpy.load_file(path)
+        with open(path, "rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        information = json.loads(header["__metadata__"]["diffcps"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, struct.error) as error:
+        raise UserError(f"{path}: not a checkpoint of diffcps, or damaged ({error})") from None
+
+    def leaf(name, like):
+        key = jax.tree_util.keystr(name, simple=True, separator=".")
+        if key not in arrays:
+            raise UserError(f"{path}: holds no array {key}: it was written by another configuration or version")
+        if arrays[key].shape != like.shape:
+            raise UserError(f"{path}: {key} has shape {arrays[key].shape} where {like.shape} is expected")
+        return arrays[key]
+
+    return jax.tree_util.tree_map_with_path(leaf, like), information

@@ -1,0 +1,140 @@
+"""Members: the (seed, hyper-parameters) pairs of one run, trained together in one compiled program."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffcps.types import Algorithm, Dataset
+
+DIVERGENCE_LIMIT = 1e8
+"""A member whose logged numbers exceed this in magnitude has diverged (squared TD errors of sane runs stay below 1e5)."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One (seed, swept values) of a run."""
+
+    index: int
+    seed: int
+    swept: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        return ", ".join([f"seed {self.seed}", *(f"{name} {value:g}" for name, value in self.swept.items())])
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What names this member in a row of a log."""
+        return {"member": self.index, "seed": self.seed, **self.swept}
+
+
+def expand(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[Member]:
+    """Every combination of the swept values with every seed; seeds vary fastest."""
+    combinations = itertools.product(*sweep.values(), seeds)
+    return [
+        Member(index, seed, dict(zip(sweep, values, strict=True)))
+        for index, (*values, seed) in enumerate(combinations)
+    ]
+
+
+class Program:
+    """All members of a run as one compiled program: `vmap` over members of a loop over updates.
+
+    The random numbers of a member depend on its seed and on the index of the update alone, so that they are the same
+    in any company and after any interruption. Members of equal seed share them.
+    """
+
+    def __init__(self, make: Callable[[Mapping[str, Any]], Algorithm], members: Sequence[Member], dataset: Dataset):
+        """`make(swept)` builds the algorithm with the given (traced) values in place of the configuration's."""
+        self._make = make
+        self._dataset = jax.device_put(dataset)
+        self._swept = {
+            name: jnp.asarray([member.swept[name] for member in members], jnp.float32) for name in members[0].swept
+        }
+        keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 4))(
+            jnp.asarray([member.seed for member in members], jnp.uint32)
+        )
+        self._key_init, self._key_update, self._key_diagnose, self._key_act = (keys[:, i] for i in range(4))
+
+    def init(self) -> Any:
+        """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
+        return _init(self._make, self._swept, self._key_init)
+
+    def advance(self, state: Any, alive: jax.Array, first: int, last: int) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
+        """Makes updates `first`, ..., `last` - 1. Consumes `state`.
+
+        A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
+        no longer `alive`. Metrics are means over the updates that report them, per member.
+        """
+        return _advance(self._make, state, alive, self._swept, self._dataset, self._key_update, first, last)
+
+    def act(self, state: Any, observation: np.ndarray, update: int, step: int) -> np.ndarray:
+        """Actions in [-1, 1] for "members episodes obs", at one step of the evaluation after `update` updates."""
+        return np.asarray(_act(self._make, state, self._swept, observation, self._key_act, update, step))
+
+    def diagnose(self, state: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The algorithm's diagnostics on the given rows of the dataset, per member, with the same noise at every call."""
+        metrics = _diagnose(self._make, state, self._swept, self._dataset, jnp.asarray(rows), self._key_diagnose)
+        return {name: np.asarray(value) for name, value in metrics.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(make, swept, key):
+    return jax.vmap(lambda swept, key: make(swept).init(key))(swept, key)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _advance(make, state, alive, swept, dataset, key, first, last):
+    def update_member(state, swept, key, index):
+        algorithm = make(swept)
+        key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
+        return algorithm.update(state, algorithm.batch(dataset, key_batch), key_update, index)
+
+    update = jax.vmap(update_member, in_axes=(0, 0, 0, None))  # the index is shared, so that branches on it stay branches
+
+    def body(index, carry):
+        state, total, count = carry
+        state, metrics = update(state, swept, key, index)
+        total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
+        count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
+        return state, total, count
+
+    shapes = jax.eval_shape(lambda: update(state, swept, key, 0)[1])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    new, total, count = jax.lax.fori_loop(first, last, body, (state, zeros, zeros))
+    metrics = jax.tree.map(lambda total, count: total / count, total, count)
+
+    sane = alive
+    for leaf in jax.tree.leaves(new):
+        sane &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
+    for value in total.values():
+        sane &= ~(jnp.abs(value) > DIVERGENCE_LIMIT * (last - first))
+    keep = lambda new, old: jnp.where(sane.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
+    return jax.tree.map(keep, new, state), sane, metrics
+
+
+@partial(jax.jit, static_argnums=0)
+def _act(make, state, swept, observation, key, update, step):
+    def act_member(state, swept, observation, key):
+        return make(swept).act(state, observation, jax.random.fold_in(jax.random.fold_in(key, update), step))
+
+    return jax.vmap(act_member)(state, swept, observation, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _diagnose(make, state, swept, dataset, rows, key):
+    batch = jax.tree.map(lambda x: x[rows], dataset)
+
+    def diagnose_member(state, swept, key):
+        algorithm = make(swept)
+        return algorithm.diagnose(state, batch, key)
+
+    return jax.vmap(diagnose_member)(state, swept, key)

@@ -1,0 +1,55 @@
+"""What every test runs under: shapes and types checked at each call, and every random key used once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Annotations become run-time checks, in tests only. The hook must be in place before diffcps is first imported.
+install_import_hook("diffcps", "beartype.beartype")
+
+jax.config.update("jax_debug_key_reuse", True)
+# `jax_numpy_rank_promotion` stays at its default. Functions over "*b" promote ranks by design: a bias (out,) is added to
+# (*b, out), and a scalar time step to a batch. `strict_promotion` checks the places where all ranks are equal.
+
+# The first call of a jitted function compiles, so deadlines would fail at random; the examples are the same in each run.
+hypothesis.settings.register_profile("diffcps", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("diffcps")
+
+Arrays = dict[str, np.ndarray]
+
+
+@cache
+def load_golden(name: str) -> Arrays:
+    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
+        arrays = dict(file)
+    for array in arrays.values():
+        array.setflags(write=False)
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Arrays]:
+    """Loads tests/golden/<name>.npz, numbers recorded from the authors' program."""
+    return load_golden
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """No implicit mixing of dtypes. Not global, because optax's Adam does not pass it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def strict_promotion(strict_dtypes: None) -> Iterator[None]:
+    """No implicit mixing of dtypes or of ranks."""
+    with jax.numpy_rank_promotion("raise"):
+        yield

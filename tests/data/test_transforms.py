@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffcps.data import load_dataset
+from diffcps.data import transforms as tf
+from diffcps.types import UserError
+
+
+def test_antmaze():
+    reward = np.array([0, 1, 0.5], np.float32)
+    assert tf.cql_antmaze(reward).tolist() == [-2, 2, 0]
+    assert tf.iql_antmaze(reward).tolist() == [-1, 0, -0.5]
+
+
+def test_iql_locomotion():
+    # Episodes (1, 2), (3, 4, 5), (-1): returns 3, 12, -1, so that everything is multiplied by 1000 / 13.
+    reward = np.array([1, 2, 3, 4, 5, -1], np.float32)
+    end = np.array([0, 1, 0, 0, 1, 0], bool)
+    assert tf.episode_sums(reward, end).tolist() == [3, 12, -1]
+    np.testing.assert_allclose(tf.iql_locomotion(reward, end), reward * 1000 / 13, rtol=1e-6)
+
+
+def test_standardise():
+    # Mean 2, variance (4 + 0 + 4) / 3.
+    changed = tf.standardise(np.array([0, 2, 4], np.float32))
+    np.testing.assert_allclose(changed, np.array([-2, 0, 2]) / np.sqrt(8 / 3), rtol=1e-6)
+
+
+def test_reward_transforms_of_a_file(rows, write_hdf5):
+    # Kept rewards 1, 2, 3 | 4, 5 | 7 (see test_formats): returns 6, 9, 7; mean 22 / 6.
+    path = write_hdf5(rows)
+    reward = np.array([1, 2, 3, 4, 5, 7])
+    expected = {
+        "none": reward,
+        "cql_antmaze": 4 * reward - 2,
+        "iql_antmaze": reward - 1,
+        "iql_locomotion": reward * 1000 / 3,
+        "standardise": (reward - 22 / 6) / np.sqrt(104 / 6 - (22 / 6) ** 2),
+    }
+    for name, value in expected.items():
+        changed = load_dataset(path, reward=name)  # pyright: ignore[reportArgumentType]
+        np.testing.assert_allclose(changed.reward, value, rtol=1e-5)
+        assert changed.reward.dtype == np.float32
+        assert changed.observation.shape == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("standardise", "all rewards are equal"), ("iql_locomotion", "needs episodes of different return")],
+)
+def test_undefined_reward_transforms(rows, write_hdf5, name, part):
+    rows["rewards"][:] = 0
+    path = write_hdf5(rows)
+    with pytest.raises(UserError) as caught:
+        load_dataset(path, reward=name)
+    assert str(caught.value).startswith(f"{path}: reward transform {name} ")
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_normalise_observation(rows, write_hdf5):
+    # Kept observations 0, 1, 2, 3, 4, 6 and ten times that: mean 16 / 6, variance 66 / 6 - (16 / 6)^2 = 35 / 9.
+    path = write_hdf5(rows)
+    raw, changed = load_dataset(path), load_dataset(path, normalise_observation=True)
+    mean = np.array([16 / 6, 160 / 6])
+    std = np.array([1, 10]) * np.sqrt(35 / 9) + 1e-3
+    assert raw.info.observation_mean is None and raw.info.observation_std is None
+    np.testing.assert_allclose(np.array(changed.info.observation_mean), mean, rtol=1e-6)
+    np.testing.assert_allclose(np.array(changed.info.observation_std), std, rtol=1e-6)
+    np.testing.assert_allclose(changed.observation, (raw.observation - mean) / std, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(changed.next_observation, (raw.next_observation - mean) / std, rtol=1e-5, atol=1e-6)
+    assert changed.observation.dtype == changed.next_observation.dtype == np.float32
+    with pytest.raises(UserError, match="already normalised"):
+        tf.normalise_observation(changed)
+
+
+def test_normalise_a_constant_observation(rows, write_hdf5):
+    rows["observations"][:, 1] = 5
+    changed = load_dataset(write_hdf5(rows), normalise_observation=True)
+    assert changed.observation[:, 1].tolist() == [0] * 6
+
+
+def test_the_policy_can_repeat_the_normalisation_bit_for_bit(rows, write_hdf5):
+    path = write_hdf5(rows)
+    raw, changed = load_dataset(path), load_dataset(path, normalise_observation=True)
+    mean = np.array(changed.info.observation_mean, np.float32)
+    std = np.array(changed.info.observation_std, np.float32)
+    np.testing.assert_array_equal((raw.observation - mean) / std, changed.observation)
+
+
+def test_scale_action():
+    low, high = np.array([-2, 0], np.float32), np.array([2, 10], np.float32)
+    action = np.array([[-2, 0], [0, 5], [2, 10], [1, 7.5], [2.00001, -0.00001]], np.float32)
+    scaled = tf.scale_action(action, low, high)
+    assert scaled.tolist() == [[-1, -1], [0, 0], [1, 1], [0.5, 0.5], [1, -1]]
+    one = np.ones(2, np.float32)
+    inside = np.array([[0.1, -0.7]], np.float32)
+    np.testing.assert_array_equal(tf.scale_action(inside, -one, one), inside)

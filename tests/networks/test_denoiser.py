@@ -1,0 +1,134 @@
+"""The noise model against numbers worked out by hand and against the authors' network and sampler."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcps.diffusion.loss import denoising_loss
+from diffcps.diffusion.sampler import sample_ancestral
+from diffcps.diffusion.schedule import make_schedule
+from diffcps.networks.denoiser import Denoiser, sinusoidal_embedding
+from diffcps.types import Spec
+from tests.golden.weights import denoiser_from_golden
+
+SPEC = Spec(observation_size=4, action_size=2)
+DENOISER = Denoiser(SPEC, 8, 2, 6, jax.random.key(0))
+
+
+def make_batch(seed: int, batch: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    key_action, key_t, key_observation = jax.random.split(jax.random.key(seed), 3)
+    t = jax.random.randint(key_t, batch, 0, 5)
+    return jax.random.normal(key_action, (*batch, 2)), t, jax.random.normal(key_observation, (*batch, 4))
+
+
+# --- Time ---
+
+
+def test_sinusoidal_embedding_by_hand():
+    # Size 4 has the frequencies 1 and 10000^-1; size 6 has 1, 10000^(-1/2) and 10000^-1.
+    expected = [math.sin(3.0), math.sin(3e-4), math.cos(3.0), math.cos(3e-4)]
+    np.testing.assert_allclose(sinusoidal_embedding(jnp.asarray(3), 4), expected, rtol=1e-6)
+    angles = np.array([[0.0, 0.0, 0.0], [7.0, 0.07, 7e-4]])
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    np.testing.assert_allclose(sinusoidal_embedding(jnp.array([0, 7]), 6), expected, rtol=1e-5)
+
+
+def test_one_time_step_for_the_whole_batch():
+    xt, _, observation = make_batch(1, (6,))
+    shared = DENOISER(xt, jnp.asarray(3), observation)
+    assert shared.shape == (6, 2)
+    np.testing.assert_allclose(shared, DENOISER(xt, jnp.full((6,), 3), observation), rtol=0, atol=1e-6)
+
+
+def test_every_input_changes_the_output():
+    xt, t, observation = make_batch(2, (1,))
+    outputs = [DENOISER(xt, jnp.asarray(t), observation)[0] for t in range(5)]
+    outputs += [DENOISER(xt + 0.5, t, observation)[0], DENOISER(xt, t, observation + 0.5)[0]]
+    distances = np.abs(np.stack(outputs)[:, None] - np.stack(outputs)[None]).max(axis=-1)
+    assert np.min(distances + np.eye(7)) > 1e-4
+
+
+# --- Shapes and batches ---
+
+
+def test_sizes_of_the_layers():
+    assert [layer.weight.shape for layer in DENOISER.time.layers] == [(6, 12), (12, 6)]
+    assert [layer.weight.shape for layer in DENOISER.body.layers] == [(2 + 6 + 4, 8), (8, 8), (8, 2)]
+    first, second = DENOISER.time.layers[0].weight, DENOISER.body.layers[0].weight
+    assert not np.any(first[:, :8] * 6**0.5 == second[:6] * 12**0.5)  # time and body have keys of their own
+
+
+@jax.jit
+def evaluate(xt, t, observation):
+    return DENOISER(xt, t, observation)
+
+
+@jax.jit
+def evaluate_mapped(xt, t, observation):
+    return jax.vmap(DENOISER)(xt, t, observation)
+
+
+@given(st.integers(0, 2**31), st.permutations(range(6)))
+def test_batch_is_the_vmap_of_single_in_any_order(seed, order):
+    batch = make_batch(seed, (6,))
+    eps = DENOISER(*batch)
+    np.testing.assert_allclose(eps, evaluate(*batch), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(eps, evaluate_mapped(*batch), rtol=0, atol=1e-6)
+    order = np.array(order)
+    np.testing.assert_allclose(eps[order], evaluate(*(array[order] for array in batch)), rtol=0, atol=1e-6)
+
+
+def test_leading_axes():
+    xt, t, observation = make_batch(3, (2, 3))
+    eps = DENOISER(xt, t, observation)
+    assert eps.shape == (2, 3, 2)
+    np.testing.assert_allclose(eps[1, 2], DENOISER(xt[1, 2], t[1, 2], observation[1, 2]), rtol=0, atol=1e-6)
+
+
+# --- The authors' numbers ---
+
+
+def test_golden_prediction_and_loss(golden):
+    reference = golden("diffcps_reference")
+    denoiser = denoiser_from_golden(reference, "actor")
+    t, observation = (
+        jnp.asarray(reference["denoise/t_zero_based"], jnp.int32),
+        jnp.asarray(reference["batch/observation"]),
+    )
+    eps = denoiser(jnp.asarray(reference["denoise/x_t"]), t, observation)
+    np.testing.assert_allclose(eps, reference["denoise/eps_prediction"], rtol=0, atol=1e-5)
+    action, noise = jnp.asarray(reference["batch/action"]), jnp.asarray(reference["denoise/noise"])
+    loss = denoising_loss(make_schedule("vp", 5), lambda xt, t: denoiser(xt, t, observation), action, t, noise)
+    np.testing.assert_allclose(loss, reference["denoise/loss"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "observation", "draws", "action"),
+    [
+        ("target_actor", "batch/next_observation", "sample_next", "sample_next/action"),
+        ("actor", "batch/observation", "sample", "actor/action_before_update"),
+    ],
+)
+def test_golden_chain(golden, weights, observation, draws, action):
+    reference = golden("diffcps_reference")
+    denoiser, condition = denoiser_from_golden(reference, weights), jnp.asarray(reference[observation])
+    # Ours draws x_T first and then one noise a step; the authors' last noise is multiplied by zero, and left out here.
+    x_last, z = reference[f"{draws}/x_T"], reference[f"{draws}/z_in_order_of_use"]
+    noise = jnp.asarray(np.concatenate([x_last[None], z[:-1]]))
+
+    def sample(noise):
+        return sample_ancestral(make_schedule("vp", 5), lambda xt, t: denoiser(xt, t, condition), noise)
+
+    np.testing.assert_allclose(sample(noise), reference[action], rtol=0, atol=1e-5)
+    if draws == "sample_next":
+        chain = reference["sample_next/chain_from_target_actor"]  # x_T, ..., x_0 before the clip at the end
+        np.testing.assert_allclose(sample(noise), np.clip(chain[:, -1], -1.0, 1.0), rtol=0, atol=1e-5)
+    # Negative control: with two noises exchanged the actions are others.
+    assert np.max(np.abs(sample(noise[jnp.array([0, 2, 1, 3, 4])]) - reference[action])) > 1e-3
