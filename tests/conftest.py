@@ -16,10 +16,10 @@ from jaxtyping import install_import_hook
 install_import_hook("diffcps", "beartype.beartype")
 
 jax.config.update("jax_debug_key_reuse", True)
-# `jax_numpy_rank_promotion` stays at its default. Functions over "*b" promote ranks by design: a bias (out,) is added to
-# (*b, out), and a scalar time step to a batch. `strict_promotion` checks the places where all ranks are equal.
+# `jax_numpy_rank_promotion` stays at its default. Functions over "*b" promote ranks by design: a bias (out,) is added
+# to (*b, out), one time step meets a batch. `strict_promotion` checks the places where all ranks are equal.
 
-# The first call of a jitted function compiles, so deadlines would fail at random; the examples are the same in each run.
+# First calls compile, so that deadlines would fail at random. The examples are the same in every run.
 hypothesis.settings.register_profile("diffcps", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.load_profile("diffcps")
 
@@ -39,6 +39,15 @@ def load_golden(name: str) -> Arrays:
 def golden() -> Callable[[str], Arrays]:
     """Loads tests/golden/<name>.npz, numbers recorded from the authors' program."""
     return load_golden
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """XLA without most of its optimisations, for modules of many small programs that each run once: half the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -94,6 +94,9 @@ class Dataset:
         return Spec(self.observation.shape[1], self.action.shape[1])
 
 
+Denoise = Callable[[Float[Array, "*b d"], Int[Array, "*#b"]], Float[Array, "*b d"]]
+"""eps_theta(x_t, t), the condition already bound."""
+
 State = TypeVar("State")
 Batch = Any
 """What one update reads: `Transition` here, windows or whole trajectories elsewhere."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcps.diffusion.loss import denoising_loss
 from diffcps.diffusion.process import add_noise
 from diffcps.diffusion.schedule import make_schedule, schedule_from_betas
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BY_HAND = schedule_from_betas(np.array([0.36, 0.4375]))  # sqrt(alpha_bar) = 0.8, 0.6; sqrt(1 - alpha_bar) = 0.6, 0.8
 
@@ -26,7 +29,7 @@ def draw(seed: int, batch: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def test_by_hand(strict_promotion):
-    # x_t = [0.8 * 1 + 0.6 * 2, 0] = [2, 0] at t = 0 and [0, 0.6 * 1 - 0.8 * 1] = [0, -0.2] at t = 1. The denoiser answers
+    # x_t = [0.8 * 1 + 0.6 * 2, 0] = [2, 0] at t = 0 and [0, 0.6 * 1 - 0.8 * 1] = [0, -0.2] at t = 1. The denoiser says
     # (t + 1) x_t = [2, 0] and [0, -0.4], so that the errors are [0, 0] and [0, -0.6]: the mean of four squares is 0.09.
     x0, eps, t = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[2.0, 0.0], [0.0, -1.0]]), jnp.array([0, 1])
     loss = denoising_loss(BY_HAND, lambda xt, t: (t + 1).astype(jnp.float32)[:, None] * xt, x0, t, eps)
@@ -72,7 +75,7 @@ def test_golden_noisy_action(golden):
     t, eps = jnp.asarray(reference["denoise/t_zero_based"], jnp.int32), jnp.asarray(reference["denoise/noise"])
     x0, schedule = jnp.asarray(reference["batch/action"]), make_schedule("vp", 5)
     np.testing.assert_allclose(add_noise(schedule, x0, t, eps), reference["denoise/x_t"], rtol=0, atol=1e-6)
-    # The loss asks the denoiser about that very action, at those time steps: the stored prediction gives the stored loss.
+    # The loss asks the denoiser about that very action at those steps; the stored prediction gives the stored loss.
     asked = {}
 
     def denoise(xt, t):

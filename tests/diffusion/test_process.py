@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from diffcps.diffusion.process import add_noise, predict_x0
 from diffcps.diffusion.schedule import ScheduleName, make_schedule, schedule_from_betas
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BY_HAND = schedule_from_betas(np.array([0.36, 0.4375]))  # sqrt(alpha_bar) = 0.8, 0.6; sqrt(1 - alpha_bar) = 0.6, 0.8
 ROUNDING = 2.0**-24
@@ -41,7 +45,7 @@ def test_predict_x0_inverts_add_noise(name, num_steps, seed, data):
     x0, eps = draw(seed, (4, 3))
     xt = add_noise(schedule, x0, t, eps)
     # x_t carries a few roundings of numbers below 1 + |eps|, and is divided by sqrt(alpha_bar). Rounding 1 / alpha_bar
-    # before one is subtracted moves the weight of eps, sqrt(1 / alpha_bar - 1), by as much again over twice that weight.
+    # before one is subtracted moves the weight of eps, sqrt(1 / alpha_bar - 1), by as much over twice that weight.
     alpha_bar = schedule.alpha_bar[np.asarray(t)][:, None]
     signal, noise = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
     size = 1.0 + np.abs(np.asarray(eps))
@@ -61,9 +65,10 @@ def test_one_step_kernels_compose_to_the_closed_form(name, num_steps, strict_dty
         means.append(mean)
         variances.append(variance)
     t, zero, one = jnp.arange(num_steps), jnp.zeros((num_steps, 1)), jnp.ones((num_steps, 1))
-    tolerance = dict(rtol=1e-5, atol=4 * ROUNDING)  # a beta near one leaves 1 - beta with few digits in float32
-    np.testing.assert_allclose(add_noise(schedule, one, t, zero)[:, 0], means, **tolerance)
-    np.testing.assert_allclose(add_noise(schedule, zero, t, one)[:, 0] ** 2, variances, **tolerance)
+    # A beta near one leaves 1 - beta with few digits in float32.
+    assert_close = partial(np.testing.assert_allclose, rtol=1e-5, atol=4 * ROUNDING)
+    assert_close(add_noise(schedule, one, t, zero)[:, 0], means)
+    assert_close(add_noise(schedule, zero, t, one)[:, 0] ** 2, variances)
 
 
 @pytest.mark.parametrize("function", [add_noise, predict_x0])

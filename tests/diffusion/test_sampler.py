@@ -1,13 +1,14 @@
 """Samplers against their own law, numbers worked out by hand, and a plain Python loop.
 
-Data N(m, s^2) has the exact denoiser eps*(x, t) = sqrt(1 - ab) (x - sqrt(ab) m) / (ab s^2 + 1 - ab), ab = alpha_bar_t. Each
-reverse step is then affine in x_t, so that the sampler's own mean and std follow by a recursion. They are not the data's:
-a correct sampler of T steps is off by a term of order 1 / T, which is asserted apart.
+Data N(m, s^2) has the exact denoiser eps*(x, t) = sqrt(1 - ab) (x - sqrt(ab) m) / (ab s^2 + 1 - ab), ab = alpha_bar_t.
+Each reverse step is then affine in x_t, so that the sampler's own mean and std follow by a recursion. They are not the
+data's: a correct sampler of T steps is off by a term of order 1 / T, which is asserted apart.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from diffcps.diffusion import sampler
 from diffcps.diffusion.sampler import draw_noise, sample_ancestral, sample_ddim
 from diffcps.diffusion.schedule import Schedule, linear_betas, make_schedule, schedule_from_betas, vp_betas
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "strict_dtypes")
 
 BY_HAND = schedule_from_betas(np.array([0.36, 0.4375]))  # sqrt(alpha_bar) = 0.8, 0.6; sqrt(1 - alpha_bar) = 0.6, 0.8
 NO_CLIP = 1e6
@@ -64,7 +65,7 @@ def ddim_law(betas: np.ndarray, times: list[int], m: float, s: float, mean: floa
     alpha_bar = np.cumprod(1.0 - betas)
     for t, t_next in zip(times, [*times[1:], None], strict=True):
         ab, ab_next = alpha_bar[t], 1.0 if t_next is None else alpha_bar[t_next]
-        # eps*(x, t) = slope (x - sqrt(ab) m), and x' = sqrt(ab'/ab) x + (sqrt(1 - ab') - sqrt(ab'/ab) sqrt(1 - ab)) eps*.
+        # eps* = slope (x - sqrt(ab) m), and x' = sqrt(ab'/ab) x + (sqrt(1 - ab') - sqrt(ab'/ab) sqrt(1 - ab)) eps*.
         slope = np.sqrt(1.0 - ab) / (ab * s**2 + 1.0 - ab)
         ratio = np.sqrt(ab_next / ab)
         eps_weight = np.sqrt(1.0 - ab_next) - ratio * np.sqrt(1.0 - ab)
@@ -85,8 +86,8 @@ def ks_distance(samples: jax.Array, mean: float, std: float) -> float:
     return float(stats.kstest(np.asarray(samples, np.float64).ravel(), stats.norm(mean, std).cdf).statistic)
 
 
-# Negative controls: a denoiser whose mean, or whose std, is a little wrong is told apart with the same noise. Of a shift by
-# d standard deviations the KS distance is about 0.40 d, and of a scale by 1 + d about 0.24 d.
+# Negative controls: a denoiser whose mean, or whose std, is a little wrong is told apart with the same noise. Of a
+# shift by d standard deviations the KS distance is about 0.40 d, and of a scale by 1 + d about 0.24 d.
 WRONG = [(MEAN + 0.05, STD), (MEAN, 1.25 * STD)]
 
 
@@ -143,7 +144,7 @@ def test_mean_and_std_of_the_affine_samplers():
     betas = vp_betas(12)
     schedule = schedule_from_betas(betas)
     mean, slopes = law_of_ancestral(schedule)
-    np.testing.assert_allclose((mean, np.linalg.norm(slopes)), ancestral_law(betas, MEAN, STD), rtol=1e-5)
+    np.testing.assert_allclose([mean, float(np.linalg.norm(slopes))], ancestral_law(betas, MEAN, STD), rtol=1e-5)
     np.testing.assert_allclose(
         law_of_ddim(schedule, 12), ddim_law(betas, list(range(11, -1, -1)), MEAN, STD), rtol=1e-5
     )
@@ -182,8 +183,8 @@ def test_ddim_of_one_point_of_data_returns_it_from_anywhere():
 
 
 def test_ancestral_clips_x0_at_every_step_by_hand():
-    # eps = 0 and x_T = 3: x_0 = 3 / 0.6 = 5 becomes 1, and the posterior mean is 0.546875 * 1 + 0.421875 * 3 = 1.8125; its
-    # std is sqrt(0.4375 * 0.36 / 0.64). The noise -4 leads to x, and the last step returns x / 0.8.
+    # eps = 0 and x_T = 3: x_0 = 3 / 0.6 = 5 becomes 1, and the posterior mean is 0.546875 * 1 + 0.421875 * 3 = 1.8125;
+    # its std is sqrt(0.4375 * 0.36 / 0.64). The noise -4 leads to x, and the last step returns x / 0.8.
     x = 1.8125 - 4.0 * math.sqrt(0.4375 * 0.36 / 0.64)
     noise = jnp.array([[[3.0]], [[-4.0]]])
     clipped = sample_ancestral(BY_HAND, lambda xt, t: 0.0 * xt, noise)
@@ -194,8 +195,8 @@ def test_ancestral_clips_x0_at_every_step_by_hand():
 
 
 def test_ddim_clips_x0_and_recomputes_eps_by_hand():
-    # x_T = 3 with eps = 0 at t = 1: x_0 = 5 becomes 1, so that eps becomes (3 - 0.6 * 1) / 0.8 = 3, and x = 0.8 + 0.6 * 3 = 2.6.
-    # eps = 4 at t = 0: x_0 = 2.6 / 0.8 - 0.75 * 4 = 0.25. With the eps of before the clip it would have been 1 - 3 = -2.
+    # x_T = 3 with eps = 0 at t = 1: x_0 = 5 becomes 1, eps becomes (3 - 0.6) / 0.8 = 3, and x = 0.8 + 0.6 * 3 = 2.6.
+    # eps = 4 at t = 0: x_0 = 2.6 / 0.8 - 0.75 * 4 = 0.25. With the eps of before the clip it would be 1 - 3 = -2.
     def denoise(xt, t):
         return jnp.where(t == 1, 0.0, 4.0) * jnp.ones_like(xt)
 
@@ -249,7 +250,7 @@ def ddim_loop(schedule: Schedule, denoise, x_last: np.ndarray, times: list[int],
 
 
 # The two differ in precision (float64 against float32) and are contracting maps here, so errors do not grow.
-LOOP_TOLERANCE = dict(rtol=0, atol=2e-5)
+assert_same_chain = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(("num_steps", "unroll"), [(1, 16), (5, 16), (8, 3), (6, 3)])
@@ -260,7 +261,7 @@ def test_ancestral_equals_a_plain_loop(num_steps, unroll, monkeypatch):
     schedule = make_schedule("vp", num_steps)
     noise = draw_noise(jax.random.key(3), schedule, (8, 2))
     expected = ancestral_loop(schedule, toy_denoise, np.asarray(noise, np.float64), 0.5)
-    np.testing.assert_allclose(sample_ancestral(schedule, toy_denoise, noise, 0.5), expected, **LOOP_TOLERANCE)
+    assert_same_chain(sample_ancestral(schedule, toy_denoise, noise, 0.5), expected)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_ddim_equals_a_plain_loop(num_steps, times, unroll, monkeypatch):
     schedule = make_schedule("vp", 10)
     x_last = jax.random.normal(jax.random.key(4), (8, 2))
     expected = ddim_loop(schedule, toy_denoise, np.asarray(x_last, np.float64), times, 0.5)
-    np.testing.assert_allclose(sample_ddim(schedule, toy_denoise, x_last, num_steps, 0.5), expected, **LOOP_TOLERANCE)
+    assert_same_chain(sample_ddim(schedule, toy_denoise, x_last, num_steps, 0.5), expected)
 
 
 @pytest.mark.parametrize("num_steps", [-1, 0, 6])
@@ -293,7 +294,7 @@ def test_draw_noise_is_one_standard_normal_for_each_step():
     schedule = make_schedule("vp", 5)
     noise = draw_noise(jax.random.key(6), schedule, (4000, 1))
     assert noise.shape == (5, 4000, 1)
-    # Correlations of n = 4,000 independent pairs have std 1 / sqrt(n) = 0.016; five of those for the ten pairs of steps.
+    # Correlations of n = 4,000 independent pairs have std 1 / sqrt(n) = 0.016; five of those, for ten pairs of steps.
     np.testing.assert_allclose(np.corrcoef(noise[..., 0]), np.eye(5), atol=5 / math.sqrt(4000))
     # DKW as above, with n = 20,000 numbers in all.
     assert ks_distance(noise, 0.0, 1.0) < KS_TOLERANCE

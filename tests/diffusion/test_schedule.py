@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from diffcps.diffusion.schedule import cosine_betas, linear_betas, make_schedule, schedule_from_betas, vp_betas
 
-FLOAT32 = dict(rtol=3e-7, atol=0)  # constants are computed in float64 and rounded once (2^-24 = 6e-8)
+# Constants are computed in float64 and rounded once (2^-24 = 6e-8).
+assert_float32 = partial(np.testing.assert_allclose, rtol=3e-7)
 
 
 def test_vp_betas_of_five_steps():
@@ -23,11 +25,11 @@ def test_vp_betas_of_five_steps():
 def test_vp_ends_at_the_same_noise_for_any_number_of_steps(num_steps):
     # sum over i of (2i - 1) is T^2, so that alpha_bar_T = exp(-beta_min - (beta_max - beta_min) / 2) = exp(-5.05).
     np.testing.assert_allclose(np.prod(1.0 - vp_betas(num_steps)), math.exp(-5.05), rtol=1e-11)
-    np.testing.assert_allclose(make_schedule("vp", num_steps).alpha_bar[-1], math.exp(-5.05), **FLOAT32)
+    assert_float32(make_schedule("vp", num_steps).alpha_bar[-1], math.exp(-5.05))
 
 
 def test_vp_betas_by_the_integral_of_the_rate():
-    # 1 - beta_i = exp(-integral over ((i-1)/T, i/T) of beta_min + (beta_max - beta_min) s): a line, so midpoints are exact.
+    # 1 - beta_i = exp(-integral over ((i-1)/T, i/T) of beta_min + (beta_max - beta_min) s), and midpoints are exact.
     beta_min, beta_max, num_steps = 0.3, 7.0, 4
     rates = [beta_min + (beta_max - beta_min) * midpoint for midpoint in (0.125, 0.375, 0.625, 0.875)]
     expected = [1.0 - math.exp(-rate / num_steps) for rate in rates]
@@ -44,34 +46,30 @@ def test_cosine_betas_by_the_half_angle():
     height = [(1.0 + math.cos(math.pi * (i / 4 + 0.008) / 1.008)) / 2.0 for i in range(5)]
     expected = [1.0 - height[i + 1] / height[i] for i in range(3)] + [0.999]  # alpha_bar reaches 0: the last is capped
     np.testing.assert_allclose(cosine_betas(4), expected, rtol=1e-12)
-    np.testing.assert_allclose(make_schedule("cosine", 4).alpha_bar[:3], np.array(height[1:4]) / height[0], **FLOAT32)
+    assert_float32(make_schedule("cosine", 4).alpha_bar[:3], np.array(height[1:4]) / height[0])
 
 
 def test_constants_by_hand():
     schedule = schedule_from_betas(np.array([0.36, 0.4375]))
-    np.testing.assert_allclose(schedule.alpha_bar, [0.64, 0.36], **FLOAT32)
-    np.testing.assert_allclose(schedule.posterior_x0_weight, [1.0, 0.4375 * 0.8 / 0.64], **FLOAT32)
-    np.testing.assert_allclose(schedule.posterior_xt_weight, [0.0, 0.36 * 0.75 / 0.64], **FLOAT32)
-    np.testing.assert_allclose(schedule.posterior_std, [1e-10, math.sqrt(0.4375 * 0.36 / 0.64)], **FLOAT32)
+    assert_float32(schedule.alpha_bar, [0.64, 0.36])
+    assert_float32(schedule.posterior_x0_weight, [1.0, 0.4375 * 0.8 / 0.64])
+    assert_float32(schedule.posterior_xt_weight, [0.0, 0.36 * 0.75 / 0.64])
+    assert_float32(schedule.posterior_std, [1e-10, math.sqrt(0.4375 * 0.36 / 0.64)])
 
 
 @given(st.lists(st.floats(1e-4, 0.999), min_size=2, max_size=12))
 def test_posterior_is_the_product_of_two_gaussians(betas):
-    # As functions of x_{t-1}: q(x_{t-1} | x_0) = N(sqrt(before) x_0, 1 - before), and q(x_t | x_{t-1}) is proportional to
-    # N(x_t / sqrt(alpha), beta / alpha). Precisions add, and means are weighted by precision.
+    # As functions of x_{t-1}: q(x_{t-1} | x_0) = N(sqrt(before) x_0, 1 - before), and q(x_t | x_{t-1}) is proportional
+    # to N(x_t / sqrt(alpha), beta / alpha). Precisions add, and means are weighted by precision.
     beta = np.array(betas)
     schedule = schedule_from_betas(beta)
     before, beta = np.cumprod(1.0 - beta)[:-1], beta[1:]
     prior_precision, likelihood_precision = 1.0 / (1.0 - before), (1.0 - beta) / beta
     variance = 1.0 / (prior_precision + likelihood_precision)
-    tolerance = dict(rtol=1e-6, atol=1e-30)
-    np.testing.assert_allclose(
-        schedule.posterior_x0_weight[1:], variance * prior_precision * np.sqrt(before), **tolerance
-    )
-    np.testing.assert_allclose(
-        schedule.posterior_xt_weight[1:], variance * likelihood_precision / np.sqrt(1.0 - beta), **tolerance
-    )
-    np.testing.assert_allclose(schedule.posterior_std[1:] ** 2, np.maximum(variance, 1e-20), **tolerance)
+    assert_close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-30)
+    assert_close(schedule.posterior_x0_weight[1:], variance * prior_precision * np.sqrt(before))
+    assert_close(schedule.posterior_xt_weight[1:], variance * likelihood_precision / np.sqrt(1.0 - beta))
+    assert_close(schedule.posterior_std[1:] ** 2, np.maximum(variance, 1e-20))
     # Nothing is between x_0 and the first step: the posterior is x_0 itself.
     assert schedule.posterior_x0_weight[0] == pytest.approx(1.0, rel=1e-7)
     assert schedule.posterior_xt_weight[0] == 0.0
@@ -90,18 +88,21 @@ def test_every_schedule_adds_noise_at_every_step(name, num_steps):
 
 
 def test_names_select_their_betas():
-    for name, betas in {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas}.items():
-        np.testing.assert_array_equal(make_schedule(name, 7).beta, betas(7).astype(np.float32))
+    np.testing.assert_array_equal(make_schedule("vp", 7).beta, vp_betas(7).astype(np.float32))
+    np.testing.assert_array_equal(make_schedule("linear", 7).beta, linear_betas(7).astype(np.float32))
+    np.testing.assert_array_equal(make_schedule("cosine", 7).beta, cosine_betas(7).astype(np.float32))
 
 
 def test_golden_constants(golden):
     reference = golden("diffcps_reference")
     schedule = make_schedule("vp", 5)
-    tolerance = dict(rtol=1e-6, atol=0)  # the authors' program computes some of them in float32
-    np.testing.assert_allclose(schedule.beta, reference["schedule/betas"], **tolerance)
-    np.testing.assert_allclose(schedule.alpha_bar, reference["schedule/alphas_cumprod"], **tolerance)
-    np.testing.assert_allclose(schedule.posterior_x0_weight, reference["schedule/posterior_mean_coef1"], **tolerance)
-    np.testing.assert_allclose(schedule.posterior_xt_weight, reference["schedule/posterior_mean_coef2"], **tolerance)
+    assert_close = partial(
+        np.testing.assert_allclose, rtol=1e-6
+    )  # the authors' program computes some of them in float32
+    assert_close(schedule.beta, reference["schedule/betas"])
+    assert_close(schedule.alpha_bar, reference["schedule/alphas_cumprod"])
+    assert_close(schedule.posterior_x0_weight, reference["schedule/posterior_mean_coef1"])
+    assert_close(schedule.posterior_xt_weight, reference["schedule/posterior_mean_coef2"])
     variance = reference["schedule/posterior_variance"]
-    np.testing.assert_allclose(schedule.posterior_std[1:] ** 2, variance[1:], **tolerance)
+    assert_close(schedule.posterior_std[1:] ** 2, variance[1:])
     assert variance[0] == 0.0

@@ -23,7 +23,7 @@ def denoiser_from_golden(arrays: Arrays, prefix: str) -> Denoiser:
     body = [_linear(arrays, f"{prefix}/model.{layer}") for layer in (*_middle_layers(arrays, prefix), "final_layer")]
     time_size, (fan_in, width), action_size = time[-1][1].size, body[0][0].shape, body[-1][1].size
     spec = Spec(fan_in - time_size - action_size, action_size)
-    denoiser = Denoiser(spec, width, len(body) - 1, time_size, jax.random.key(0))
+    denoiser = eqx.filter_eval_shape(Denoiser, spec, width, len(body) - 1, time_size, jax.random.key(0))
     return eqx.tree_at(_parameters_of_denoiser, denoiser, [array for pair in (*time, *body) for array in pair])
 
 
@@ -33,7 +33,8 @@ def critic_from_golden(arrays: Arrays, prefix: str) -> Critic:
     pairs = [[_linear(arrays, f"{prefix}/q{j}_model.{i}") for i in indices] for j in (1, 2)]
     layers = [(jnp.stack([w1, w2]), jnp.stack([b1, b2])) for (w1, b1), (w2, b2) in zip(*pairs, strict=True)]
     _, fan_in, width = layers[0][0].shape
-    critic = Critic(Spec(fan_in - 1, 1), width, len(layers) - 1, jax.random.key(0))  # only the sum of sizes matters
+    spec = Spec(fan_in - 1, 1)  # the two sizes enter by their sum alone
+    critic = eqx.filter_eval_shape(Critic, spec, width, len(layers) - 1, jax.random.key(0))
     return eqx.tree_at(_parameters_of_critic, critic, [array for pair in layers for array in pair])
 
 

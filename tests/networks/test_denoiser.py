@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +20,23 @@ from diffcps.networks.denoiser import Denoiser, sinusoidal_embedding
 from diffcps.types import Spec
 from tests.golden.weights import denoiser_from_golden
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SPEC = Spec(observation_size=4, action_size=2)
-DENOISER = Denoiser(SPEC, 8, 2, 6, jax.random.key(0))
+DENOISER = eqx.filter_jit(Denoiser)(SPEC, 8, 2, 6, jax.random.key(0))
 
 
+@eqx.filter_jit  # operations one by one would each be compiled, in seconds
+def evaluate(denoiser: Denoiser, xt: jax.Array, t: jax.Array, observation: jax.Array) -> jax.Array:
+    return denoiser(xt, t, observation)
+
+
+@eqx.filter_jit
+def evaluate_mapped(denoiser: Denoiser, xt: jax.Array, t: jax.Array, observation: jax.Array) -> jax.Array:
+    return jax.vmap(denoiser)(xt, t, observation)
+
+
+@partial(jax.jit, static_argnums=1)
 def make_batch(seed: int, batch: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
     key_action, key_t, key_observation = jax.random.split(jax.random.key(seed), 3)
     t = jax.random.randint(key_t, batch, 0, 5)
@@ -42,15 +57,15 @@ def test_sinusoidal_embedding_by_hand():
 
 def test_one_time_step_for_the_whole_batch():
     xt, _, observation = make_batch(1, (6,))
-    shared = DENOISER(xt, jnp.asarray(3), observation)
+    shared = evaluate(DENOISER, xt, jnp.asarray(3), observation)
     assert shared.shape == (6, 2)
-    np.testing.assert_allclose(shared, DENOISER(xt, jnp.full((6,), 3), observation), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(shared, evaluate(DENOISER, xt, jnp.full((6,), 3), observation), rtol=0, atol=1e-6)
 
 
 def test_every_input_changes_the_output():
     xt, t, observation = make_batch(2, (1,))
-    outputs = [DENOISER(xt, jnp.asarray(t), observation)[0] for t in range(5)]
-    outputs += [DENOISER(xt + 0.5, t, observation)[0], DENOISER(xt, t, observation + 0.5)[0]]
+    outputs = [evaluate(DENOISER, xt, jnp.asarray(t), observation)[0] for t in range(5)]
+    outputs += [evaluate(DENOISER, xt + 0.5, t, observation)[0], evaluate(DENOISER, xt, t, observation + 0.5)[0]]
     distances = np.abs(np.stack(outputs)[:, None] - np.stack(outputs)[None]).max(axis=-1)
     assert np.min(distances + np.eye(7)) > 1e-4
 
@@ -65,31 +80,65 @@ def test_sizes_of_the_layers():
     assert not np.any(first[:, :8] * 6**0.5 == second[:6] * 12**0.5)  # time and body have keys of their own
 
 
-@jax.jit
-def evaluate(xt, t, observation):
-    return DENOISER(xt, t, observation)
-
-
-@jax.jit
-def evaluate_mapped(xt, t, observation):
-    return jax.vmap(DENOISER)(xt, t, observation)
-
-
 @given(st.integers(0, 2**31), st.permutations(range(6)))
 def test_batch_is_the_vmap_of_single_in_any_order(seed, order):
     batch = make_batch(seed, (6,))
     eps = DENOISER(*batch)
-    np.testing.assert_allclose(eps, evaluate(*batch), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(eps, evaluate_mapped(*batch), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(eps, evaluate(DENOISER, *batch), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(eps, evaluate_mapped(DENOISER, *batch), rtol=0, atol=1e-6)
     order = np.array(order)
-    np.testing.assert_allclose(eps[order], evaluate(*(array[order] for array in batch)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(eps)[order],
+        evaluate(DENOISER, *(jnp.asarray(np.asarray(array)[order]) for array in batch)),
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def test_leading_axes():
     xt, t, observation = make_batch(3, (2, 3))
-    eps = DENOISER(xt, t, observation)
+    eps = evaluate(DENOISER, xt, t, observation)
     assert eps.shape == (2, 3, 2)
-    np.testing.assert_allclose(eps[1, 2], DENOISER(xt[1, 2], t[1, 2], observation[1, 2]), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(eps[1, 2], evaluate(DENOISER, xt[1, 2], t[1, 2], observation[1, 2]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("shared_t", [True, False])
+def test_given_an_observation_equals_the_plain_form(depth, shared_t):
+    denoiser = eqx.filter_jit(Denoiser)(SPEC, 8, depth, 6, jax.random.key(1))
+    xt, t, observation = make_batch(4, (6,))
+    t = jnp.asarray(3) if shared_t else t
+
+    def plain(denoiser, xt):
+        return denoiser(xt, t, observation)
+
+    def given(denoiser, xt):
+        return denoiser.given(observation, 5)(xt, t)
+
+    @eqx.filter_jit
+    def value_and_gradients(function, denoiser, xt):
+        # Weighting every output differently shows an exchange that a plain sum would hide.
+        weight = jnp.arange(1.0, 13.0).reshape(6, 2)
+        gradients = jax.grad(lambda both: jnp.sum(weight * function(*both)))((denoiser, xt))
+        return jax.tree.leaves((function(denoiser, xt), gradients))
+
+    leaves = value_and_gradients(given, denoiser, xt), value_and_gradients(plain, denoiser, xt)
+    for fast, slow in zip(*leaves, strict=True):
+        # Another order of summation: a few roundings (2^-24) of sums whose size is that of the largest entry.
+        np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-5 * (1.0 + float(np.max(np.abs(slow)))))
+
+
+def test_given_an_observation_for_many_candidates():
+    xt, _, observation = make_batch(5, (4, 6))  # four candidates for each of six observations
+
+    @jax.jit
+    def candidates(xt, observation):
+        return DENOISER.given(observation, 5)(xt, jnp.asarray(2))
+
+    eps = np.asarray(candidates(xt, observation[:1]))
+    for k in range(4):
+        expected = evaluate(DENOISER, xt[k], jnp.asarray(2), observation[0])
+        np.testing.assert_allclose(eps[k], expected, rtol=0, atol=1e-5)
 
 
 # --- The authors' numbers ---
@@ -102,10 +151,12 @@ def test_golden_prediction_and_loss(golden):
         jnp.asarray(reference["denoise/t_zero_based"], jnp.int32),
         jnp.asarray(reference["batch/observation"]),
     )
-    eps = denoiser(jnp.asarray(reference["denoise/x_t"]), t, observation)
+    eps = evaluate(denoiser, jnp.asarray(reference["denoise/x_t"]), t, observation)
     np.testing.assert_allclose(eps, reference["denoise/eps_prediction"], rtol=0, atol=1e-5)
     action, noise = jnp.asarray(reference["batch/action"]), jnp.asarray(reference["denoise/noise"])
-    loss = denoising_loss(make_schedule("vp", 5), lambda xt, t: denoiser(xt, t, observation), action, t, noise)
+    loss = denoising_loss(
+        make_schedule("vp", 5), lambda xt, t: evaluate(denoiser, xt, t, observation), action, t, noise
+    )
     np.testing.assert_allclose(loss, reference["denoise/loss"], rtol=0, atol=1e-5)
 
 
@@ -123,6 +174,7 @@ def test_golden_chain(golden, weights, observation, draws, action):
     x_last, z = reference[f"{draws}/x_T"], reference[f"{draws}/z_in_order_of_use"]
     noise = jnp.asarray(np.concatenate([x_last[None], z[:-1]]))
 
+    @jax.jit
     def sample(noise):
         return sample_ancestral(make_schedule("vp", 5), lambda xt, t: denoiser(xt, t, condition), noise)
 

@@ -177,11 +177,11 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
 
     def sample_action(denoiser: Denoiser, observation, noise):
         """a ~ mu_theta(. | s) by the reverse chain (eq. 11), clipped to the action box at every step."""
-        return sample_ancestral(schedule, lambda xt, t: denoiser(xt, t, observation), noise)
+        return sample_ancestral(schedule, denoiser.given(observation, config.num_steps), noise)
 
     def constraint(denoiser: Denoiser, batch: Transition, draws: Draws) -> Scalar:
         """L_c(pi_b, mu_theta): the denoising loss on the data's actions (eqs. 16 and 36)."""
-        denoise = lambda xt, t: denoiser(xt, t, batch.observation)  # noqa: E731
+        denoise = denoiser.given(batch.observation, config.num_steps)
         return denoising_loss(schedule, denoise, batch.action, draws.t, draws.eps)
 
     def critic_target(state: State, batch: Transition, draws: Draws) -> Float[Array, " b"]:
@@ -202,7 +202,8 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         """-E[Q(s, a_theta)] / E|Q| + lambda (L_c - kappa) (eq. 17)."""
         bc_loss = constraint(actor, batch, draws)
         action = sample_action(actor, batch.observation, draws.noise)
-        q_loss = normalised_q_loss(state.critic.model(batch.observation, action), draws.maximise_first)
+        maximised, other = state.critic.model.pair(draws.maximise_first)
+        q_loss = normalised_q_loss(maximised(batch.observation, action), other(batch.observation, action))
         loss = lagrangian(q_loss, used_multiplier(state), bc_loss, config.kappa, config.penalty)
         return loss, (bc_loss, q_loss)
 
@@ -255,9 +256,10 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         key_noise, key_choice = jax.random.split(key)
         actor = state.target_actor if config.act_with_target else state.actor.model
         num_candidates = 1 if config.action_choice == "sample" else config.num_candidates
-        shape = (*observation.shape[:-1], num_candidates)
-        observation = jnp.broadcast_to(observation[..., None, :], (*shape, spec.observation_size))
-        action = sample_action(actor, observation, draw_noise(key_noise, schedule, (*shape, spec.action_size)))
+        observation = observation[..., None, :]
+        shape = (*observation.shape[:-2], num_candidates, spec.action_size)
+        action = sample_action(actor, observation, draw_noise(key_noise, schedule, shape))
+        observation = jnp.broadcast_to(observation, (*shape[:-1], spec.observation_size))
         q = jnp.min(state.target_critic(observation, action), axis=0)
         return choose_candidate(action, q, config.action_choice, config.candidate_temperature, key_choice)
 

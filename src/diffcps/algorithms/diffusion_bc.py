@@ -79,7 +79,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
         key_t, key_eps = jax.random.split(key)
         t = jax.random.randint(key_t, batch.action.shape[:1], 0, config.num_steps)
         eps = jax.random.normal(key_eps, batch.action.shape)
-        return denoising_loss(schedule, lambda xt, t: actor(xt, t, batch.observation), batch.action, t, eps)
+        return denoising_loss(schedule, actor.given(batch.observation, config.num_steps), batch.action, t, eps)
 
     def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         loss, gradient = jax.value_and_grad(bc_loss)(state.actor.model, batch, key)
@@ -88,7 +88,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         noise = draw_noise(key, schedule, (*observation.shape[:-1], spec.action_size))
-        return sample_ancestral(schedule, lambda xt, t: state.actor.model(xt, t, observation), noise)
+        return sample_ancestral(schedule, state.actor.model.given(observation, config.num_steps), noise)
 
     def diagnose(state: State, batch: Transition, key: Key) -> Metrics:
         loss = bc_loss(state.actor.model, batch, key)

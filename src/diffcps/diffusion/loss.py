@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffcps.diffusion.process import add_noise
 from diffcps.diffusion.schedule import Schedule
-
-Denoise = Callable[[Float[Array, "*b d"], Int[Array, "*#b"]], Float[Array, "*b d"]]
-"""eps_theta(x_t, t), the condition already bound."""
+from diffcps.types import Denoise
 
 
 def denoising_loss(

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffcps.diffusion.loss import Denoise
 from diffcps.diffusion.process import predict_x0
 from diffcps.diffusion.schedule import Schedule
-from diffcps.types import Key
+from diffcps.types import Denoise, Key
 
 UNROLL = 16
 """Reverse steps written out one after the other in the compiled program; longer chains loop over blocks of this size."""

@@ -41,7 +41,8 @@ def make_environment(environment_id: str, render_mode: str | None = None) -> gym
     import gymnasium
     from gymnasium import error as gymnasium_error
 
-    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # not every constructor takes it
+    # Not every constructor takes a render mode.
+    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         with _warnings_told_once(), _quiet_mujoco():
             # The checker talks to authors of environments: of no use here.

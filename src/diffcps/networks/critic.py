@@ -5,10 +5,19 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from diffcps.networks.mlp import MLP
 from diffcps.types import Key, Spec
+
+
+class QNetwork(eqx.Module):
+    """Q(s, a)."""
+
+    network: MLP
+
+    def __call__(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
+        return self.network(jnp.concatenate([observation, action], axis=-1))[..., 0]
 
 
 class Critic(eqx.Module):
@@ -23,3 +32,9 @@ class Critic(eqx.Module):
     def __call__(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "size *b"]:
         x = jnp.concatenate([observation, action], axis=-1)
         return jax.vmap(lambda network: network(x)[..., 0])(self.networks)
+
+    def pair(self, first: Bool[Array, ""]) -> tuple[QNetwork, QNetwork]:
+        """Both networks of an ensemble of two, one by one: Q_1, Q_2 where `first`, else Q_2, Q_1."""
+        index = jnp.where(first, 0, 1)
+        chosen, other = (jax.tree.map(lambda leaf: leaf[i], self.networks) for i in (index, 1 - index))  # noqa: B023
+        return QNetwork(chosen), QNetwork(other)

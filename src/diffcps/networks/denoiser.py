@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffcps.networks.mlp import MLP
-from diffcps.types import Key, Spec
+from diffcps.networks.mlp import MLP, mish
+from diffcps.types import Denoise, Key, Spec
 
 
 def sinusoidal_embedding(t: Int[Array, "*b"], size: int) -> Float[Array, "*b size"]:
@@ -43,6 +43,28 @@ class Denoiser(eqx.Module):
     def __call__(
         self, xt: Float[Array, "*b act"], t: Int[Array, "*#b"], observation: Float[Array, "*b obs"]
     ) -> Float[Array, "*b act"]:
+        """eps_theta(x_t, s, t): the plain form."""
         time = self.time(sinusoidal_embedding(t, self.time_size))
         time = jnp.broadcast_to(time, (*xt.shape[:-1], self.time_size))
         return self.body(jnp.concatenate([xt, time, observation], axis=-1))
+
+    def given(self, observation: Float[Array, "*b obs"], num_steps: int) -> Denoise:
+        """eps_theta(., s, .) with what does not depend on x_t computed once for a whole reverse chain.
+
+        The first layer's product is split by rows of its weight: [x_t, time, s] W = x_t W_x + time W_t + s W_s. The
+        time part is a table over the `num_steps` values of t. Axes of x_t that the observation lacks must be of size
+        one in it.
+        """
+        first, *rest = self.body.layers
+        size = first.weight.shape[0] - self.time_size - observation.shape[-1]
+        weight_x, weight_time, weight_s = jnp.split(first.weight, [size, size + self.time_size])
+        time = self.time(sinusoidal_embedding(jnp.arange(num_steps), self.time_size)) @ weight_time
+        context = observation @ weight_s + first.bias
+
+        def denoise(xt: Float[Array, "*b act"], t: Int[Array, "*#b"]) -> Float[Array, "*b act"]:
+            hidden = mish(xt @ weight_x + time[t] + context)
+            for layer in rest[:-1]:
+                hidden = mish(layer(hidden))
+            return rest[-1](hidden)
+
+        return denoise

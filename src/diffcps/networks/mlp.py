@@ -5,38 +5,53 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffcps.types import Key
 
 MISH_CLAMP = 12.0
-"""Above this tanh(softplus(x)) is 1 in float32, so that clamping e^x there changes no bit of the result."""
+"""Above this tanh(softplus(x)) is 1 in float32, so that clamping x in it changes no bit of the result."""
 
 
 @jax.custom_jvp
 def mish(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """x tanh(softplus(x)), with one exponential: x n / (n + 2), n = e (e + 2), e = exp(x).
 
-    The slope is written out, 1 - 2 / (n + 2) + 4 x e (e + 1) / (n + 2)^2, and reaches the cotangent as one factor of order
+    The slope is written out, (n (n + 2) + 4 x e (e + 1)) / (n + 2)^2, and reaches the cotangent as one factor of order
     one. Differentiating the quotient instead multiplies cotangents by 1 / (n + 2)^2, which flushes small ones to zero
     where x is large: it ruins training while every ordinary check passes.
+
+    Both forms divide once and take their exponential from `_exp`: XLA then makes one loop of each. With `jnp.exp` and a
+    reciprocal used twice it makes four, which cost a third of a whole training update.
     Reference: arXiv:1908.08681.
     """
-    return _mish_and_slope(x)[0]
+    e = _exp(jnp.clip(x, -80.0, MISH_CLAMP))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
 
 
 @mish.defjvp
 def _mish_jvp(primals, tangents):
-    value, slope = _mish_and_slope(primals[0])
-    return value, slope * tangents[0]
-
-
-def _mish_and_slope(x):
-    e = jnp.exp(jnp.minimum(x, MISH_CLAMP))
+    (x,), (tangent,) = primals, tangents
+    clamped = jnp.clip(x, -80.0, MISH_CLAMP)
+    e = _exp(clamped)
     n = e * (e + 2.0)
-    inverse = 1.0 / (n + 2.0)
-    ratio = n * inverse
-    return x * ratio, ratio + x * (4.0 * e * (e + 1.0) * inverse * inverse)
+    slope = (n * (n + 2.0) + 4.0 * clamped * e * (e + 1.0)) / jnp.square(n + 2.0)
+    return mish(x), slope * tangent
+
+
+def _exp(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """exp(x) for x in [-87, 88] in float32, out of operations that XLA does not hesitate to fuse: 2^k e^f with k a whole
+    number and |f| <= ln(2) / 2, e^f by its Taylor polynomial of degree 7 (relative error below 3e-7). ln(2) is
+    subtracted in two parts, the first of which times k is exact.
+    """
+    k = jnp.round(x * np.float32(1.0 / np.log(2.0)))
+    f = (x - k * np.float32(0.693359375)) + k * np.float32(2.12194440e-4)
+    power = np.float32(1.0 / 5040.0)
+    for factorial in (720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0):
+        power = power * f + np.float32(1.0 / factorial)
+    return power * jax.lax.bitcast_convert_type((k.astype(jnp.int32) + 127) << 23, jnp.float32)
 
 
 class Linear(eqx.Module):

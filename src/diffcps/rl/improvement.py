@@ -6,22 +6,20 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from diffcps.types import Key, Scalar
 
 ActionChoice = Literal["sample", "softmax_q", "argmax_q"]
 
 
-def normalised_q_loss(q: Float[Array, "2 b"], maximise_first: Bool[Array, ""]) -> Scalar:
-    """-mean Q_j(s, a) / mean |Q_k(s, a)|, k != j, the denominator under stop-gradient; j is 1 where `maximise_first`.
+def normalised_q_loss(q: Float[Array, " b"], q_other: Float[Array, " b"]) -> Scalar:
+    """-mean Q_j(s, a) / mean |Q_k(s, a)|, k != j, the denominator under stop-gradient.
 
     Reference: the normalisation of TD3+BC (arXiv:2106.06860), eq. 5, with the other network in the denominator as in
     the programs of Diffusion-QL (arXiv:2208.06193) and DiffCPS (arXiv:2310.05333, eq. 17).
     """
-    maximised = jnp.where(maximise_first, q[0], q[1])
-    scale = jnp.mean(jnp.abs(jnp.where(maximise_first, q[1], q[0])))
-    return -jnp.mean(maximised) / jax.lax.stop_gradient(scale)
+    return -jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q_other)))
 
 
 def choose_candidate(

@@ -1,0 +1,229 @@
+"""The command line: the only module that parses arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from diffcps.types import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for bad arguments, like for every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help explains)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 when done, 2 for bad input, 130 when interrupted."""
+    from diffcps.training.loop import Interrupted
+
+    try:
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            _refuse_unknown(options, unknown)
+        options.command(options)
+        return 0
+    except UserError as error:
+        return _say(f"error: {error}", 2)
+    except Interrupted as stop:
+        return _say(f"{stop}, and saved; go on with the same command and --resume", 130)
+    except KeyboardInterrupt:
+        return _say("interrupted; the last checkpoint stands, go on with --resume", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"error: {where}{error.strerror or error}; nothing that was saved before is lost", 2)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"diffcps: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from diffcps.algorithms import ALGORITHMS
+    from diffcps.experiments.fields import add_flags
+    from diffcps.experiments.run import Settings
+
+    parser = _Parser(prog="diffcps", description="Offline reinforcement learning with diffusion policies.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    train = commands.add_parser("train", help="train an algorithm on logged transitions and score it")
+    algorithms = train.add_subparsers(required=True, metavar="ALGORITHM", dest="algorithm", parser_class=_Parser)
+    for name, module in ALGORITHMS.items():
+        summary = (module.__doc__ or "").split("\n")[0]
+        algorithm = algorithms.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        run = algorithm.add_argument_group("the run")
+        run.add_argument("--dataset", default=argparse.SUPPRESS, metavar="FILE|ID|builtin", help="HDF5, npz, Minari, or builtin [builtin]")
+        run.add_argument("--reward", choices=_reward_transforms(), default=argparse.SUPPRESS, help="transform of the rewards [none]")
+        run.add_argument(
+            "--normalise-observation",
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help="shift and scale observations by the data's mean and deviation; it travels with the policy [False]",
+        )
+        run.add_argument("--preset", metavar="TASK", help="hyper-parameters of the paper's task, such as hopper-medium")
+        run.add_argument("--out", type=Path, metavar="DIR", help="run folder [runs/ALGORITHM-DATASET]")
+        run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+        run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs (extra: tensorboard)")
+        run.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (extra: wandb)")
+        add_flags(run, Settings)
+        add_flags(algorithm.add_argument_group("hyper-parameters (a real-valued one given several values is swept)"), module.Config)
+        algorithm.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score the policies of a run", allow_abbrev=False)
+    evaluate.add_argument("run", type=Path, help="run folder")
+    evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
+    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint [best]")
+    evaluate.add_argument("--action-choice", choices=("sample", "softmax_q", "argmax_q"), help="how to act [as in the run]")
+    evaluate.add_argument("--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]")
+    evaluate.add_argument("--env", metavar="ID", help="another environment of the same sizes")
+    evaluate.add_argument("--video", type=Path, metavar="FILE.mp4", help="film one episode of the best member (extra: video)")
+    evaluate.set_defaults(command=_evaluate)
+
+    data = commands.add_parser("data", help="look at datasets").add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    show = data.add_parser("show", help="what is in a dataset, as a table and a picture", allow_abbrev=False)
+    show.add_argument("dataset", metavar="FILE|ID|builtin")
+    show.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
+    show.set_defaults(command=_data_show)
+
+    commands.add_parser("list", help="algorithms and presets").set_defaults(command=_list)
+    cite = commands.add_parser("cite", help="BibTeX of an algorithm")
+    cite.add_argument("algorithm", choices=ALGORITHMS)
+    cite.set_defaults(command=_cite)
+    parser.set_defaults(algorithm=None)
+    return parser
+
+
+def _reward_transforms() -> tuple[str, ...]:
+    from typing import get_args
+
+    from diffcps.data.transforms import RewardTransform
+
+    return get_args(RewardTransform)
+
+
+def _refuse_unknown(options: argparse.Namespace, unknown: Sequence[str]) -> NoReturn:
+    from diffcps.algorithms import ALGORITHMS
+    from diffcps.experiments import fields
+    from diffcps.experiments.run import Settings
+
+    flag = next((word for word in unknown if word.startswith("--")), None)
+    if flag is None or options.command is not _train:
+        raise UserError(f"unrecognised argument {' '.join(unknown)}: --help lists what there is")
+    known = [*fields.field_types(ALGORITHMS[options.algorithm].Config), *fields.field_types(Settings)]
+    known += ["dataset", "reward", "normalise_observation", "preset", "out", "resume", "tensorboard", "wandb"]
+    raise UserError(fields.unknown_name(flag.split("=")[0].removeprefix("--").replace("-", "_"), known).replace("_", "-"))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from diffcps.algorithms import ALGORITHMS
+    from diffcps.data import load_dataset
+    from diffcps.experiments import fields
+    from diffcps.experiments.presets import PRESETS
+    from diffcps.experiments.run import Settings, train
+    from diffcps.report.progress import Live
+    from diffcps.report.run import run_table
+    from diffcps.training.folder import RunFolder
+    from diffcps.training.members import expand
+
+    name, kind = options.algorithm, ALGORITHMS[options.algorithm].Config
+    given = vars(options)
+    out = options.out or Path("runs") / f"{name}-{Path(given.get('dataset', 'builtin')).stem}"
+    stored = RunFolder(out).read_config() if options.resume and RunFolder(out).config.exists() else None
+
+    # The run as it stands (when resuming), then the preset, then what was given: later ones win.
+    values: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    data: dict[str, Any] = {"dataset": "builtin", "reward": "none", "normalise_observation": False}
+    sweep: dict[str, Any] = {}
+    if stored is not None:
+        if stored["algorithm"] != name:
+            raise UserError(f"{out}: holds a run of {stored['algorithm']}, not of {name}")
+        values |= fields.from_json(kind, stored["config"])
+        settings |= fields.from_json(Settings, {key: stored[key] for key in fields.field_types(Settings)})
+        settings["env"] = settings["env"] or "none"
+        data = {
+            "dataset": stored["dataset"]["source"],
+            "reward": stored["dataset"]["reward_transform"],
+            "normalise_observation": stored["dataset"]["observation_mean"] is not None,
+        }
+        sweep |= {key: tuple(map(float, swept)) for key, swept in stored["sweep"].items()}
+    if options.preset is not None:
+        presets = PRESETS.get(name, {})
+        if options.preset not in presets:
+            raise UserError(fields.unknown_name(options.preset, presets).replace("field", "preset"))
+        values |= presets[options.preset].fields
+        data["reward"] = presets[options.preset].reward
+    settings |= {key: given[key] for key in fields.field_types(Settings) if key in given}
+    if "seeds" in settings:
+        settings["seeds"] = tuple(settings["seeds"])
+    data |= {key: given[key] for key in data if key in given}
+    for key, annotation in fields.field_types(kind).items():
+        if key not in given:
+            continue
+        value = given[key]
+        if annotation is not float:
+            values[key] = value
+        elif len(value) == 1:
+            values[key], _ = value[0], sweep.pop(key, None)
+        else:
+            sweep[key] = tuple(value)
+
+    config = fields.build(kind, values)
+    resolved = fields.build(Settings, settings)
+    dataset = load_dataset(data["dataset"], reward=data["reward"], normalise_observation=data["normalise_observation"])
+    labels = [member.label for member in expand(resolved.seeds, sweep)]
+    with Live(resolved.updates, labels) as display:
+        summary = train(config, dataset, resolved, out=out, sweep=sweep, resume=options.resume, display=display)
+    _print(run_table(summary))
+    print(f"run: {out}   picture: {out / 'curves.png'}   scores: {out / 'summary.json'}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    raise UserError("not yet")
+
+
+def _data_show(options: argparse.Namespace) -> None:
+    from diffcps.data import load_dataset
+    from diffcps.data.summary import describe, episode_returns
+    from diffcps.report.dataset import dataset_table, save_dataset_figure
+
+    dataset = load_dataset(options.dataset)
+    _print(dataset_table(describe(dataset)))
+    path = options.out or Path(Path(options.dataset).stem + ".png")
+    save_dataset_figure(dataset, *episode_returns(dataset), path)
+    print(f"picture: {path}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from diffcps.algorithms import ALGORITHMS
+    from diffcps.experiments.presets import PRESETS
+
+    for name, module in ALGORITHMS.items():
+        print((module.__doc__ or name).split("\n")[0])
+        print(f"  diffcps train {name}   presets: {', '.join(PRESETS.get(name, {})) or 'none'}\n")
+
+
+def _cite(options: argparse.Namespace) -> None:
+    from diffcps.algorithms import ALGORITHMS
+
+    print(ALGORITHMS[options.algorithm].CITATION)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
