@@ -1,0 +1,16 @@
+"""Offline reinforcement learning with diffusion policies, in JAX.
+
+import diffcps
+from diffcps.algorithms.diffcps import Config
+
+diffcps.train(Config(kappa=0.03), "builtin", diffcps.Settings(updates=30_000), out="runs/first")
+policy = diffcps.load_policy("runs/first")
+action = policy(observation)
+"""
+
+from diffcps.data import load_dataset
+from diffcps.experiments.policy import Policy, load_policy
+from diffcps.experiments.run import Settings, train
+from diffcps.types import Dataset, UserError
+
+__all__ = ["Dataset", "Policy", "Settings", "UserError", "load_dataset", "load_policy", "train"]

@@ -62,8 +62,15 @@ def _parser() -> argparse.ArgumentParser:
         summary = (module.__doc__ or "").split("\n")[0]
         algorithm = algorithms.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         run = algorithm.add_argument_group("the run")
-        run.add_argument("--dataset", default=argparse.SUPPRESS, metavar="FILE|ID|builtin", help="HDF5, npz, Minari, or builtin [builtin]")
-        run.add_argument("--reward", choices=_reward_transforms(), default=argparse.SUPPRESS, help="transform of the rewards [none]")
+        run.add_argument(
+            "--dataset",
+            default=argparse.SUPPRESS,
+            metavar="FILE|ID|builtin",
+            help="HDF5, npz, Minari, or builtin [builtin]",
+        )
+        run.add_argument(
+            "--reward", choices=_reward_transforms(), default=argparse.SUPPRESS, help="transform of the rewards [none]"
+        )
         run.add_argument(
             "--normalise-observation",
             action=argparse.BooleanOptionalAction,
@@ -76,20 +83,31 @@ def _parser() -> argparse.ArgumentParser:
         run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs (extra: tensorboard)")
         run.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (extra: wandb)")
         add_flags(run, Settings)
-        add_flags(algorithm.add_argument_group("hyper-parameters (a real-valued one given several values is swept)"), module.Config)
+        add_flags(
+            algorithm.add_argument_group("hyper-parameters (a real-valued one given several values is swept)"),
+            module.Config,
+        )
         algorithm.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="score the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", type=Path, help="run folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
     evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint [best]")
-    evaluate.add_argument("--action-choice", choices=("sample", "softmax_q", "argmax_q"), help="how to act [as in the run]")
-    evaluate.add_argument("--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]")
+    evaluate.add_argument(
+        "--action-choice", choices=("sample", "softmax_q", "argmax_q"), help="how to act [as in the run]"
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"
+    )
     evaluate.add_argument("--env", metavar="ID", help="another environment of the same sizes")
-    evaluate.add_argument("--video", type=Path, metavar="FILE.mp4", help="film one episode of the best member (extra: video)")
+    evaluate.add_argument(
+        "--video", type=Path, metavar="FILE.mp4", help="film one episode of the best member (extra: video)"
+    )
     evaluate.set_defaults(command=_evaluate)
 
-    data = commands.add_parser("data", help="look at datasets").add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    data = commands.add_parser("data", help="look at datasets").add_subparsers(
+        required=True, metavar="COMMAND", parser_class=_Parser
+    )
     show = data.add_parser("show", help="what is in a dataset, as a table and a picture", allow_abbrev=False)
     show.add_argument("dataset", metavar="FILE|ID|builtin")
     show.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
@@ -121,7 +139,9 @@ def _refuse_unknown(options: argparse.Namespace, unknown: Sequence[str]) -> NoRe
         raise UserError(f"unrecognised argument {' '.join(unknown)}: --help lists what there is")
     known = [*fields.field_types(ALGORITHMS[options.algorithm].Config), *fields.field_types(Settings)]
     known += ["dataset", "reward", "normalise_observation", "preset", "out", "resume", "tensorboard", "wandb"]
-    raise UserError(fields.unknown_name(flag.split("=")[0].removeprefix("--").replace("-", "_"), known).replace("_", "-"))
+    raise UserError(
+        fields.unknown_name(flag.split("=")[0].removeprefix("--").replace("-", "_"), known).replace("_", "-")
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -129,7 +149,8 @@ def _train(options: argparse.Namespace) -> None:
     from diffcps.data import load_dataset
     from diffcps.experiments import fields
     from diffcps.experiments.presets import PRESETS
-    from diffcps.experiments.run import Settings, train
+    from diffcps.experiments.run import Settings, environment_of, reference_of, train
+    from diffcps.report.loggers import TensorBoard, Together, WandB
     from diffcps.report.progress import Live
     from diffcps.report.run import run_table
     from diffcps.training.folder import RunFolder
@@ -182,14 +203,60 @@ def _train(options: argparse.Namespace) -> None:
     resolved = fields.build(Settings, settings)
     dataset = load_dataset(data["dataset"], reward=data["reward"], normalise_observation=data["normalise_observation"])
     labels = [member.label for member in expand(resolved.seeds, sweep)]
-    with Live(resolved.updates, labels) as display:
+    kappa = getattr(config, "kappa", None)
+    reference = reference_of(dataset.info, environment_of(resolved, dataset.info))
+    with Live(resolved.updates, labels, kappa=kappa, reference=reference) as live:
+        displays: list[Any] = [live]
+        if options.tensorboard:
+            displays.append(TensorBoard(out / "tensorboard", labels))
+        if options.wandb is not None:
+            displays.append(WandB(options.wandb, out, labels))
+        display = Together(displays)
         summary = train(config, dataset, resolved, out=out, sweep=sweep, resume=options.resume, display=display)
     _print(run_table(summary))
     print(f"run: {out}   picture: {out / 'curves.png'}   scores: {out / 'summary.json'}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    raise UserError("not yet")
+    from diffcps.experiments.policy import evaluate, film
+    from diffcps.report.run import evaluation_table
+
+    result = evaluate(
+        options.run,
+        options.checkpoint,
+        episodes=options.episodes,
+        seed=options.seed,
+        environment=options.env,
+        action_choice=options.action_choice,
+        on_step=_step_counter(),
+    )
+    _print(evaluation_table(result))
+    print(f"all returns: {options.run / f'evaluation-{options.checkpoint}.json'}")
+    if options.video is not None:
+        best = max(result["members"], key=lambda row: row["score"])
+        total = film(
+            options.run,
+            options.video,
+            options.checkpoint,
+            member=best["member"],
+            seed=options.seed,
+            environment=result["env"],
+        )
+        print(f"video: {options.video} (member {best['member']}, return {total:.0f})")
+
+
+def _step_counter() -> Any:
+    """On a terminal, a line that says how far the episodes are."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(step: int, alive: int) -> None:
+        if step % 20 == 0:
+            print(f"\rstep {step}, {alive} episodes running ", end="", file=sys.stderr, flush=True)
+        if alive == 0:
+            print(file=sys.stderr)
+
+    return show
 
 
 def _data_show(options: argparse.Namespace) -> None:

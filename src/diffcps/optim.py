@@ -38,7 +38,7 @@ def start(optimiser: optax.GradientTransformation, model: Model) -> Trained[Mode
 def descend(
     optimiser: optax.GradientTransformation, trained: Trained[Model], gradient: Model
 ) -> tuple[Trained[Model], Scalar]:
-    """One step against `gradient` (a pytree like the model). Also returns the gradient's global norm before clipping."""
+    """One step against `gradient` (a pytree like the model). Also returns its global norm before clipping."""
     updates, optimiser_state = optimiser.update(gradient, trained.optimiser_state, trained.model)  # pyright: ignore[reportArgumentType]
     model: Model = optax.apply_updates(trained.model, updates)  # pyright: ignore[reportArgumentType, reportAssignmentType]
     return Trained(model, optimiser_state), optax.global_norm(gradient)

@@ -46,7 +46,7 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Where a dataset comes from and what its numbers mean. Hashable: it rides along with the arrays as a static part."""
+    """Where a dataset comes from and what its numbers mean. Hashable: a static part beside the arrays."""
 
     source: str
     """File path or dataset id, as the user named it."""
@@ -109,9 +109,9 @@ class Algorithm(Generic[State]):
     """A learner as pure functions over an explicit state. Keys are new-style (`jax.random.key`), consumed once.
 
     `init(key)` builds the state; `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)`
-    is one training step; `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1]; `diagnose(state, batch, key)`
-    measures the state without changing it. `diagnose` must report `selection/loss`, the number by which a
-    checkpoint is chosen when no environment may be asked (lower is better).
+    is one training step; `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1];
+    `diagnose(state, batch, key)` measures the state without changing it, and must report `selection/loss`, the number
+    by which a checkpoint is chosen when no environment may be asked (lower is better).
     """
 
     init: Callable[[Key], State]

@@ -4,7 +4,7 @@
 
 The cross-entropy H is approximated by a constant plus the denoising loss L_c                                   (eq. 16)
 
-    L_c(theta) = E ||eps - eps_theta(sqrt(abar_i) a + sqrt(1 - abar_i) eps, s, i)||^2,   (s, a) ~ data           (eq. 36)
+    L_c(theta) = E ||eps - eps_theta(sqrt(abar_i) a + sqrt(1 - abar_i) eps, s, i)||^2,   (s, a) ~ data          (eq. 36)
 
 and the problem is solved by gradient steps on the primal and the dual in turn:
 
@@ -99,7 +99,7 @@ class Config:
     time_size: int = 16
     """Size of the time embedding (authors' program)."""
     action_choice: ActionChoice = "softmax_q"
-    """How to act: sample one action, or draw (softmax_q) or pick (argmax_q) among candidates by min Q of the targets."""
+    """How to act: sample an action, or draw (softmax_q) or pick (argmax_q) among candidates by min Q of the targets."""
     num_candidates: int = 50
     """Candidate actions per observation when acting by Q (authors' program)."""
     candidate_temperature: float = 1.0
@@ -240,7 +240,12 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         # --- target networks (line 18) ---
         moves = (index >= config.ema_start) & (index % config.ema_every == 0)
         target_actor = jax.lax.cond(
-            moves, moving_average, lambda average, new, rate: average, state.target_actor, state.actor.model, config.ema_rate
+            moves,
+            moving_average,
+            lambda average, new, rate: average,
+            state.target_actor,
+            state.actor.model,
+            config.ema_rate,
         )
         target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
         state = state._replace(target_actor=target_actor, target_critic=target_critic)

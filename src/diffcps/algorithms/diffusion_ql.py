@@ -81,7 +81,7 @@ class Config:
     time_size: int = 16
     """Size of the time embedding (authors' program)."""
     action_choice: ActionChoice = "softmax_q"
-    """How to act: sample one action, or draw (softmax_q) or pick (argmax_q) among candidates by min Q of the targets."""
+    """How to act: sample an action, or draw (softmax_q) or pick (argmax_q) among candidates by min Q of the targets."""
     num_candidates: int = 50
     """Candidate actions per observation when acting by Q (authors' program)."""
     candidate_temperature: float = 1.0
@@ -201,7 +201,12 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         # --- target networks ---
         moves = (index >= config.ema_start) & (index % config.ema_every == 0)
         target_actor = jax.lax.cond(
-            moves, moving_average, lambda average, new, rate: average, state.target_actor, state.actor.model, config.ema_rate
+            moves,
+            moving_average,
+            lambda average, new, rate: average,
+            state.target_actor,
+            state.actor.model,
+            config.ema_rate,
         )
         target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
         state = state._replace(target_actor=target_actor, target_critic=target_critic)

@@ -1,1 +1,1 @@
-"""Diffusion mathematics. It knows no reinforcement learning: `x0` is whatever is modelled, `condition` whatever is given."""
+"""Diffusion mathematics. It knows no reinforcement learning: `x0` is whatever is modelled."""

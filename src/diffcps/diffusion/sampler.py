@@ -1,4 +1,4 @@
-"""Reverse processes. They take their noise as an argument, so that a caller decides (and a test knows) what is drawn."""
+"""Reverse processes. Their noise is an argument, so that a caller decides (and a test knows) what is drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffcps.diffusion.schedule import Schedule
 from diffcps.types import Denoise, Key
 
 UNROLL = 16
-"""Reverse steps written out one after the other in the compiled program; longer chains loop over blocks of this size."""
+"""Reverse steps written out one after the other in the compiled program; longer chains loop over such blocks."""
 
 
 def draw_noise(key: Key, schedule: Schedule, shape: tuple[int, ...]) -> Float[Array, "steps *b d"]:
@@ -26,7 +26,7 @@ def sample_ancestral(
     """DDPM's reverse chain from x_T = noise[0], with x_0 clipped to [-clip, clip] at every step and at the end.
 
     x_{t-1} = posterior mean(clip(x0(x_t, eps_theta)), x_t) + posterior std * noise[T - t], without noise at t = 0.
-    Reference: DDPM (arXiv:2006.11239), algorithm 2; DiffCPS (arXiv:2310.05333), eqs. 10 and 11 (equal but for the clip).
+    Reference: DDPM (arXiv:2006.11239), algorithm 2; DiffCPS (arXiv:2310.05333), eqs. 10 and 11 (but for the clip).
     """
 
     def step(xt, constants):
@@ -51,7 +51,9 @@ def sample_ddim(
     Reference: DDIM (arXiv:2010.02502), eq. 12 with sigma = 0.
     """
     if not 1 <= num_steps <= schedule.num_steps:
-        raise ValueError(f"num_steps is {num_steps}: DDIM needs between 1 and the schedule's {schedule.num_steps} steps")
+        raise ValueError(
+            f"num_steps is {num_steps}: DDIM needs between 1 and the schedule's {schedule.num_steps} steps"
+        )
     times = np.linspace(schedule.num_steps - 1, 0, num_steps).round().astype(int)
     alpha_bar = schedule.alpha_bar[times]
     alpha_bar_next = np.append(alpha_bar[1:], 1.0).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,7 +56,7 @@ def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourSco
 
     tail = evaluations[-k:]
     best = max(evaluations, key=lambda row: row["score"])
-    selectable = [row for row in evaluations if math.isfinite(row["diagnose"]["selection/loss"])]
+    selectable = [row for row in evaluations if row["diagnose"]["selection/loss"] is not None]  # null: not finite
     selected = min(selectable, key=lambda row: row["diagnose"]["selection/loss"], default=None)
     return FourScores(
         last=_score([evaluations[-1]]),

@@ -68,7 +68,7 @@ def add_flags(parser: argparse._ArgumentGroup, kind: type) -> None:
 
 
 def build(kind: type[Fields], values: Mapping[str, Any]) -> Fields:
-    """The dataclass with the given fields; raises `UserError` for unknown names (the nearest is named) and bad values."""
+    """The dataclass with the given fields; raises `UserError` for unknown names (suggests one) and bad values."""
     known = field_types(kind)
     for name, value in values.items():
         if name not in known:
@@ -78,34 +78,41 @@ def build(kind: type[Fields], values: Mapping[str, Any]) -> Fields:
 
 
 def unknown_name(name: str, known: typing.Iterable[str]) -> str:
-    """"unknown field kapa: did you mean kappa?" """
+    """ "unknown field kapa: did you mean kappa?" """
     nearest = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "--help lists them all"
     return f"unknown field {name}: {hint}"
 
 
 def _check_value(name: str, value: Any, annotation: Any) -> None:
-    choices = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal and value not in choices:
-        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(choices)}")
+    if typing.get_origin(annotation) is typing.Literal and value not in typing.get_args(annotation):
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(typing.get_args(annotation))}")
     if annotation is bool and not isinstance(value, bool):
         raise UserError(f"{name} is {value!r}: it must be true or false")
-    if annotation in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int | float) or (annotation is int and value != int(value)):
-            raise UserError(f"{name} is {value!r}: it must be {'a whole number' if annotation is int else 'a number'}")
-        if math.isnan(value) or value < 0 or (annotation is int and value == 0 and name not in COUNTED_FROM_ZERO):
-            least = "0 or more" if annotation is float or name in COUNTED_FROM_ZERO else "1 or more"
-            raise UserError(f"{name} is {value}: it must be {least}")
+    if annotation is int or annotation is float:
+        _check_number(name, value, whole=annotation is int)
     if annotation == tuple[int, ...]:
-        if not value or any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in value):
-            raise UserError(f"{name} is {value!r}: it must be one or more whole numbers, 0 or more")
-        if len(set(value)) != len(value):
-            raise UserError(f"{name} names {max(value, key=list(value).count)} twice")
+        _check_whole_numbers(name, value)
+
+
+def _check_number(name: str, value: Any, whole: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise UserError(f"{name} is {value!r}: it must be {'a whole number' if whole else 'a number'}")
+    least = 1 if whole and name not in COUNTED_FROM_ZERO else 0
+    if not value >= least:  # NaN is not, either
+        raise UserError(f"{name} is {value}: it must be {least} or more")
+
+
+def _check_whole_numbers(name: str, value: Any) -> None:
+    if not value or any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in value):
+        raise UserError(f"{name} is {value!r}: it must be one or more whole numbers, 0 or more")
+    if len(set(value)) != len(value):
+        raise UserError(f"{name} names {max(value, key=list(value).count)} twice")
 
 
 def to_json(config: Any) -> dict[str, Any]:
     """A dataclass as JSON values; an infinite number becomes the text "inf", as JSON has none."""
-    return {name: _json(value) for name, value in dataclasses.asdict(config).items()}
+    return {name: json_value(value) for name, value in dataclasses.asdict(config).items()}
 
 
 def from_json(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +121,8 @@ def from_json(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _value(value, known.get(name)) for name, value in values.items()}
 
 
-def _json(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """One field's value for JSON."""
     if isinstance(value, float) and math.isinf(value):
         return "inf"
     return list(value) if isinstance(value, tuple) else value

@@ -25,8 +25,8 @@ class _Task(NamedTuple):
     multiplier_init: float
 
 
-# DiffCPS, Table 4, with the clip and lambda_0 of the authors' program; eta is Diffusion-QL's, whose program has the same
-# learning rates, backup flags and clips.
+# DiffCPS, Table 4, with the clip and lambda_0 of the authors' program; eta is Diffusion-QL's, whose program has the
+# same learning rates, backup flags and clips.
 _TASKS = {
     "halfcheetah-medium-expert": _Task(3e-4, 0.04, 1.0, False, 2, 0.0, 7.0, 1.0),
     "hopper-medium-expert": _Task(3e-4, 0.03, 1.0, False, 2, 0.0, 5.0, 1.0),

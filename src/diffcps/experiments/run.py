@@ -18,15 +18,15 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data import load_dataset
-from diffcps.envs.make import check_fits, environment_spec, reference_scores
+from diffcps.envs.make import check_fits, reference_scores
 from diffcps.evaluation.rollout import roll_out
 from diffcps.evaluation.scores import four_scores, normalised_score
 from diffcps.experiments import fields
 from diffcps.experiments.scaling import Scaling
 from diffcps.training.folder import RunFolder
-from diffcps.training.loop import Display, Interrupted, Lengths, fit
+from diffcps.training.loop import Act, Display, Lengths, fit
 from diffcps.training.members import Member, Program, expand
-from diffcps.types import Dataset, UserError
+from diffcps.types import Dataset, DatasetInfo, UserError
 
 FORMAT = 1
 """Version of the run folder's layout."""
@@ -39,7 +39,7 @@ class Settings:
     """How a run is made, whatever the algorithm."""
 
     env: str | None = None
-    """Gymnasium environment for the scores; by default the one that the dataset names, none for no scores."""
+    """Gymnasium environment for the scores; by default the one that the dataset names; the word none: no scores."""
     updates: int = 30_000
     """Updates in all."""
     eval_every: int = 5_000
@@ -77,8 +77,9 @@ def train(
     `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns. Returns the run's summary: the
     four scores of each member, as in `summary.json`. With `resume` an interrupted run goes on where it stopped.
 
-    Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
+    Raises `UserError` for bad input and `diffcps.training.loop.Interrupted` after Ctrl-C, when all is saved.
     """
+    from diffcps.report.curves import save_curves
     from diffcps.report.progress import Silent
 
     settings = settings or Settings()
@@ -88,8 +89,7 @@ def train(
     _check(config, settings, sweep)
     if not isinstance(dataset, Dataset):
         dataset = load_dataset(dataset)
-    environment = settings.env or dataset.info.environment
-    environment = None if environment == "none" else environment
+    environment = environment_of(settings, dataset.info)
     if environment is not None:
         check_fits(dataset.spec, dataset.info, environment)
 
@@ -100,36 +100,43 @@ def train(
         _claim(folder, record, resume)
         spec = dataset.spec
         program = Program(lambda swept: module.make(dataclasses.replace(config, **swept), spec), members, dataset)
-        fit(
-            program,
-            members,
-            dataset.size,
-            Lengths(settings.updates, settings.eval_every, settings.log_every),
-            folder,
-            evaluator(environment, Scaling.of(dataset.info), len(members), settings.episodes, settings.eval_seed),
-            display,
-            resume,
-        )
-        summary = summarise(folder, members)
-        folder.write_json(folder.summary, summary)
-        from diffcps.report.curves import save_curves
+        lengths = Lengths(settings.updates, settings.eval_every, settings.log_every)
+        scaling = Scaling.of(dataset.info)
 
-        save_curves(folder.path, folder.curves)
+        def evaluate(act: Act) -> tuple[np.ndarray, np.ndarray]:
+            assert environment is not None
+            return roll_out(
+                scaling.wrap(act),
+                environment,
+                len(members),
+                settings.episodes,
+                seed=settings.eval_seed,
+                on_step=display.evaluating,
+            )
+
+        score = None if environment is None else evaluate
+        try:
+            fit(program, members, dataset.size, lengths, folder, score, display, resume)
+        finally:  # an interrupted run has something to show, too
+            summary = summarise(folder, members)
+            folder.write_json(folder.summary, summary)
+            save_curves(folder.path, folder.curves)
     return summary
 
 
-def evaluator(environment: str | None, scaling: Scaling, num_members: int, episodes: int, seed: int):
-    """The loop's `evaluate`: whole episodes in the environment, through the scaling of the data; None without one."""
+def reference_of(info: DatasetInfo, environment: str | None) -> tuple[float, float] | None:
+    """Returns of normalised score 0 and 100: the dataset's own, else D4RL's for the environment, else unknown."""
     if environment is None:
         return None
+    if info.reference_min is not None and info.reference_max is not None:
+        return info.reference_min, info.reference_max
+    return reference_scores(environment)
 
-    def evaluate(act):
-        def act_in_units(observation, step):
-            return scaling.action(act(scaling.observation(observation), step))
 
-        return roll_out(act_in_units, environment, num_members, episodes, seed=seed)
-
-    return evaluate
+def environment_of(settings: Settings, info: DatasetInfo) -> str | None:
+    """The environment that scores the run; None where the user said `none`, or neither user nor dataset names one."""
+    environment = settings.env or info.environment
+    return None if environment == "none" else environment
 
 
 def _check(config: Any, settings: Settings, sweep: Mapping[str, Sequence[float]]) -> None:
@@ -150,22 +157,21 @@ def _check(config: Any, settings: Settings, sweep: Mapping[str, Sequence[float]]
 
 def _record(name, config, settings: Settings, sweep, dataset: Dataset, environment: str | None) -> dict[str, Any]:
     """Everything that determines the run, as it is written into config.json."""
-    reference = None
-    if environment is not None:
-        reference = (dataset.info.reference_min, dataset.info.reference_max)
-        reference = reference_scores(environment) if None in reference else reference
+    reference = reference_of(dataset.info, environment)
     return {
         "format": FORMAT,
         "algorithm": name,
         "config": fields.to_json(config),
-        "sweep": {name: [fields._json(value) for value in values] for name, values in sweep.items()},
+        "sweep": {name: [fields.json_value(value) for value in values] for name, values in sweep.items()},
         **fields.to_json(settings),
         "env": environment,
         "reference": None if reference is None else list(reference),
         "dataset": fields.to_json(dataset.info),
         "transitions": dataset.size,
         "spec": dataset.spec._asdict(),
-        "command": shlex.join(["diffcps", *sys.argv[1:]]) if Path(sys.argv[0]).name == "diffcps" else shlex.join(sys.argv),
+        "command": shlex.join(["diffcps", *sys.argv[1:]])
+        if Path(sys.argv[0]).name == "diffcps"
+        else shlex.join(sys.argv),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")},
@@ -178,7 +184,9 @@ def _claim(folder: RunFolder, record: dict[str, Any], resume: bool) -> None:
     """Writes config.json, or compares it with the one that is there."""
     if folder.config.exists():
         if not resume:
-            raise UserError(f"{folder.path}: holds a run already; add --resume to go on with it, or choose another --out")
+            raise UserError(
+                f"{folder.path}: holds a run already; add --resume to go on with it, or choose another --out"
+            )
         before = folder.read_config()
         for name in record:
             if name in RESUMABLE:
@@ -225,6 +233,3 @@ def summarise(folder: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
 def _score_json(score, reference) -> dict[str, Any]:
     normalised = None if reference is None else float(normalised_score(score.score, tuple(reference)))
     return {"updates": list(score.updates), "score": score.score, "normalised": normalised}
-
-
-__all__ = ["Interrupted", "Settings", "algorithm_of", "evaluator", "members_of", "summarise", "train"]

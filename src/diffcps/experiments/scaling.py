@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffcps.training.loop import Act
 from diffcps.types import DatasetInfo
 
 
@@ -22,6 +23,10 @@ class Scaling(NamedTuple):
         mean = np.zeros(1) if info.observation_mean is None else info.observation_mean
         std = np.ones(1) if info.observation_std is None else info.observation_std
         return cls(*(np.asarray(x, np.float32) for x in (mean, std, info.action_low, info.action_high)))
+
+    def wrap(self, act: Act) -> Act:
+        """A policy between networks as one between environments."""
+        return lambda observation, step: self.action(act(self.observation(observation), step))
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """As the policy saw it in training."""

@@ -17,6 +17,8 @@ def sinusoidal_embedding(t: Int[Array, "*b"], size: int) -> Float[Array, "*b siz
 
     Reference: as in the authors' program; arXiv:1706.03762 section 3.5 with another spacing of the frequencies.
     """
+    if size < 4 or size % 2:
+        raise ValueError(f"a time embedding has an even size of 4 or more, not {size}")
     half = size // 2
     frequency = np.exp(-np.log(10000.0) * np.arange(half) / (half - 1)).astype(np.float32)
     angle = t[..., None] * frequency
@@ -26,7 +28,7 @@ def sinusoidal_embedding(t: Int[Array, "*b"], size: int) -> Float[Array, "*b siz
 class Denoiser(eqx.Module):
     """eps_theta(x_t, s, t): time embedding -> 2 x size -> Mish -> size; then an MLP over [x_t, time, observation].
 
-    Reference: DiffCPS (arXiv:2310.05333), section 4 and appendix C; the same network as Diffusion-QL's (arXiv:2208.06193).
+    Reference: DiffCPS (arXiv:2310.05333), appendix C; the same network as Diffusion-QL's (arXiv:2208.06193).
     """
 
     time: MLP
@@ -52,8 +54,8 @@ class Denoiser(eqx.Module):
         """eps_theta(., s, .) with what does not depend on x_t computed once for a whole reverse chain.
 
         The first layer's product is split by rows of its weight: [x_t, time, s] W = x_t W_x + time W_t + s W_s. The
-        time part is a table over the `num_steps` values of t. Axes of x_t that the observation lacks must be of size
-        one in it.
+        time part is a table over the `num_steps` values of t, which must be the schedule's. Axes of x_t that the
+        observation lacks must be of size one in it.
         """
         first, *rest = self.body.layers
         size = first.weight.shape[0] - self.time_size - observation.shape[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ METRICS = {"dual/multiplier": "λ", "critic/q": "Q", "critic/loss": "critic\nlos
 class Silent:
     """A display that shows nothing."""
 
-    def start(self, update: int) -> None:
+    def start(self, update: int, best: Mapping[int, float]) -> None:
         pass
 
     def waiting(self) -> None:
@@ -82,7 +82,7 @@ class Live:
         self._best: dict[int, float] = {}
         self._alive = set(range(len(labels)))
         self._doing = "starting"
-        self._update = self._start = 0
+        self._update = 0
         self._episodes = 0
         self._rate = math.nan
         self._clock: tuple[int, float] | None = None
@@ -98,9 +98,9 @@ class Live:
             self._live.stop()
             self._live = None
 
-    def start(self, update: int) -> None:
-        """Training begins after `update` updates: more than 0 when it is resumed."""
-        self._update = self._start = update
+    def start(self, update: int, best: Mapping[int, float]) -> None:
+        """Training begins after `update` updates, with the best scores so far by member (both from before a resume)."""
+        self._update, self._best = update, dict(best)
         self._doing = "compiling"
         if self._console.is_interactive:
             self._live = rich.live.Live(self._render(), console=self._console, auto_refresh=False)
@@ -208,7 +208,7 @@ class Live:
             cells["selection/loss"] = _value(evaluation["diagnose"]["selection/loss"])
         elif evaluation is not None:
             cells["score"] = self._score(evaluation["score"])
-            cells["best since\nresumed" if self._start else "best"] = self._score(self._best[index])
+            cells["best"] = self._score(self._best[index])
         if "actor/bc_loss" in metrics:
             loss = _value(metrics["actor/bc_loss"])
             if "kappa" in metrics:

@@ -14,6 +14,7 @@ from diffcps.evaluation.scores import mean_and_std_over_members
 KINDS = ("last", "best", "mean_of_last", "offline_selected")
 CHOSEN = ("best", "offline_selected")
 """Scores whose evaluation is chosen among all: the table says which one it was."""
+EVALUATION_COLUMNS = ("member", "seed", "updates", "score", "std", "normalised", "returns", "lengths")
 EXPLANATION = (
     "Return (normalised score). best: the evaluation with the highest return, chosen by asking the environment; "
     "offline-selected: the one with the lowest selection/loss, chosen without it; at: after how many updates."
@@ -52,6 +53,24 @@ def run_table(summary: Mapping[str, Any]) -> Table:
             cells = [cell for kind in kinds for cell in _mean_cells(kind, [member.get(kind) for member in own])]
             table.add_row(*values, "mean ± std", *cells, style="bold")
             table.add_section()
+    return table
+
+
+def evaluation_table(result: Mapping[str, Any]) -> Table:
+    """What `diffcps.experiments.policy.evaluate` returns, as a rich table, a row per member."""
+    title = (
+        f"{result['algorithm']} in {result['env']}, checkpoint {result['checkpoint']}, {result['episodes']} episodes "
+        f"from seed {result['seed']}"
+    )
+    members = result["members"]
+    swept = [name for name in members[0] if name not in EVALUATION_COLUMNS]
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name in (*swept, "seed", "updates", "return", "std over episodes", "normalised"):
+        table.add_column(Text(name), justify="right")
+    for row in members:
+        normalised = "–" if row["normalised"] is None else f"{row['normalised']:.1f}"
+        words = [number_words(row["score"]), f"{row['std']:.3g}", normalised]
+        table.add_row(*(f"{row[name]:g}" for name in swept), str(row["seed"]), f"{row['updates']:,}", *words)
     return table
 
 

@@ -11,13 +11,15 @@ Number = float | Scalar
 
 
 def lagrangian(loss: Scalar, multiplier: Scalar, constraint: Scalar, bound: Number, penalty: Number) -> Scalar:
-    """loss + lambda (constraint - bound) + penalty / 2 max(0, constraint - bound)^2, the multiplier under stop-gradient.
+    """loss + lambda (constraint - bound) + penalty / 2 max(0, constraint - bound)^2, lambda under stop-gradient.
 
     With penalty = 0 it is the Lagrangian that the primal step minimises; with penalty > 0 the augmented one.
     Reference: DiffCPS (arXiv:2310.05333), eq. 17 and appendix G.
     """
     violation = constraint - bound
-    return loss + jax.lax.stop_gradient(multiplier) * violation + 0.5 * penalty * jnp.square(jnp.maximum(violation, 0.0))
+    return (
+        loss + jax.lax.stop_gradient(multiplier) * violation + 0.5 * penalty * jnp.square(jnp.maximum(violation, 0.0))
+    )
 
 
 def dual_loss(multiplier: Scalar, constraint: Scalar, bound: Number) -> Scalar:

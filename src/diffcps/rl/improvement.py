@@ -23,7 +23,11 @@ def normalised_q_loss(q: Float[Array, " b"], q_other: Float[Array, " b"]) -> Sca
 
 
 def choose_candidate(
-    candidates: Float[Array, "*b k act"], q: Float[Array, "*b k"], choice: ActionChoice, temperature: float | Scalar, key: Key
+    candidates: Float[Array, "*b k act"],
+    q: Float[Array, "*b k"],
+    choice: ActionChoice,
+    temperature: float | Scalar,
+    key: Key,
 ) -> Float[Array, "*b act"]:
     """One action out of k: drawn with probability softmax(q / temperature), the one of highest q, or the first.
 

@@ -35,7 +35,9 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{self.path}: another process is writing this run; wait for it or choose another --out") from None
+                raise UserError(
+                    f"{self.path}: another process is writing this run; wait for it or choose another --out"
+                ) from None
             yield
 
     def read_config(self) -> dict[str, Any]:

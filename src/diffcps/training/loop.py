@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,8 +53,9 @@ Evaluate = Callable[[Act], tuple[np.ndarray, np.ndarray]]
 class Display(Protocol):
     """What the loop tells the person who watches."""
 
-    def start(self, update: int) -> None: ...
+    def start(self, update: int, best: Mapping[int, float]) -> None: ...
     def waiting(self) -> None: ...
+    def evaluating(self, step: int, alive: int) -> None: ...
     def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
     def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
     def note(self, text: str) -> None: ...
@@ -94,16 +95,21 @@ def fit(
         state = jax.tree.map(jnp.array, state)  # into buffers of JAX's own, which `advance` may consume
     folder.forget_after(update)
     best_score, best_state = _best_so_far(folder, members, state)
-    display.start(update)
+    display.start(update, {index: score for index, score in enumerate(best_score) if score > -math.inf})
 
+    told = False
     with _stop_requests() as stop_requested:
         while update < lengths.updates and alive.any():
             boundary = lengths.boundary_after(update)
             started = time.perf_counter()
             state, now_alive, metrics = program.advance(state, jnp.asarray(alive), update, boundary)
-            while not now_alive.is_ready():  # the host stays free to draw, and to hear Ctrl-C
+            while not now_alive.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
+                # The host stays free to draw, and to hear Ctrl-C.
                 time.sleep(0.02)
                 display.waiting()
+                if stop_requested() and not told:
+                    told = True
+                    display.note(f"stopping after update {boundary}, to save; Ctrl-C once more stops at once")
             metrics = {name: np.asarray(value) for name, value in metrics.items()}
             seconds = time.perf_counter() - started
             now_alive = np.asarray(now_alive)

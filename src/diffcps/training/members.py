@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 from diffcps.types import Algorithm, Dataset
 
 DIVERGENCE_LIMIT = 1e8
-"""A member whose logged numbers exceed this in magnitude has diverged (squared TD errors of sane runs stay below 1e5)."""
+"""A member whose logged numbers exceed this in size has diverged (squared TD errors of sane runs stay below 1e5)."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Member:
     @property
     def columns(self) -> dict[str, Any]:
         """What names this member in a row of a log."""
-        return {"member": self.index, "seed": self.seed, **self.swept}
+        swept = {name: value if math.isfinite(value) else str(value) for name, value in self.swept.items()}
+        return {"member": self.index, "seed": self.seed, **swept}
 
 
 def expand(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[Member]:
     """Every combination of the swept values with every seed; seeds vary fastest."""
-    combinations = itertools.product(*sweep.values(), seeds)
+    combinations = itertools.product(itertools.product(*sweep.values()), seeds)
     return [
-        Member(index, seed, dict(zip(sweep, values, strict=True)))
-        for index, (*values, seed) in enumerate(combinations)
+        Member(index, seed, dict(zip(sweep, values, strict=True))) for index, (values, seed) in enumerate(combinations)
     ]
 
 
@@ -52,8 +53,13 @@ class Program:
     in any company and after any interruption. Members of equal seed share them.
     """
 
-    def __init__(self, make: Callable[[Mapping[str, Any]], Algorithm], members: Sequence[Member], dataset: Dataset):
-        """`make(swept)` builds the algorithm with the given (traced) values in place of the configuration's."""
+    def __init__(
+        self, make: Callable[[Mapping[str, Any]], Algorithm], members: Sequence[Member], dataset: Dataset | None
+    ):
+        """`make(swept)` builds the algorithm with the given (traced) values in place of the configuration's.
+
+        Without a dataset the members can act, but neither train nor diagnose.
+        """
         self._make = make
         self._dataset = jax.device_put(dataset)
         self._swept = {
@@ -68,7 +74,9 @@ class Program:
         """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
         return _init(self._make, self._swept, self._key_init)
 
-    def advance(self, state: Any, alive: jax.Array, first: int, last: int) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
+    def advance(
+        self, state: Any, alive: jax.Array, first: int, last: int
+    ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
         """Makes updates `first`, ..., `last` - 1. Consumes `state`.
 
         A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
@@ -81,7 +89,7 @@ class Program:
         return np.asarray(_act(self._make, state, self._swept, observation, self._key_act, update, step))
 
     def diagnose(self, state: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The algorithm's diagnostics on the given rows of the dataset, per member, with the same noise at every call."""
+        """The algorithm's diagnostics on the given rows of the dataset, per member, with the same noise each time."""
         metrics = _diagnose(self._make, state, self._swept, self._dataset, jnp.asarray(rows), self._key_diagnose)
         return {name: np.asarray(value) for name, value in metrics.items()}
 
@@ -98,7 +106,9 @@ def _advance(make, state, alive, swept, dataset, key, first, last):
         key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
         return algorithm.update(state, algorithm.batch(dataset, key_batch), key_update, index)
 
-    update = jax.vmap(update_member, in_axes=(0, 0, 0, None))  # the index is shared, so that branches on it stay branches
+    update = jax.vmap(
+        update_member, in_axes=(0, 0, 0, None)
+    )  # the index is shared, so that branches on it stay branches
 
     def body(index, carry):
         state, total, count = carry

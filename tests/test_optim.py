@@ -1,0 +1,127 @@
+"""Optimiser steps against Adam worked out by hand, in float64."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffcps.optim import clipped_adam, descend, moving_average, start
+
+RATE = 0.1
+LARGE = [np.array([3.0, -4.0]), np.array([0.3, 0.4])]  # norms 5 and 0.5
+
+
+def steps(optimiser, gradients, like=None) -> np.ndarray:
+    """What each gradient in turn adds to the model."""
+    trained, moves = start(optimiser, jnp.zeros(2) if like is None else like), []
+    for gradient in gradients:
+        before = trained.model
+        trained, _ = descend(optimiser, trained, jnp.asarray(gradient, jnp.float32))
+        moves.append(np.asarray(trained.model) - np.asarray(before))
+    return np.stack(moves)
+
+
+def adam_by_hand(gradients, rates) -> np.ndarray:
+    """arXiv:1412.6980, algorithm 1, with the paper's constants."""
+    m = v = 0.0
+    moves = []
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        moves.append(-rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
+    return np.stack(moves)
+
+
+# --- Adam ---
+
+
+def test_the_first_step_is_the_rate_against_the_sign():
+    move = steps(clipped_adam(RATE, float("inf")), [np.array([5.0, -0.02])])[0]
+    np.testing.assert_allclose(move, [-RATE, RATE], rtol=1e-5)
+
+
+def test_later_steps_by_hand():
+    gradients = [np.array([1.0, -2.0]), np.array([0.5, 3.0]), np.array([-1.0, 0.0])]
+    moves = steps(clipped_adam(RATE, float("inf")), gradients)
+    np.testing.assert_allclose(moves, adam_by_hand(gradients, [RATE] * 3), rtol=1e-4, atol=1e-6)
+
+
+# --- Clipping ---
+
+
+def test_clips_to_the_global_norm():
+    moves = steps(clipped_adam(RATE, 1.0), LARGE)
+    clipped = [LARGE[0] / 5.0, LARGE[1]]  # the second is short enough
+    np.testing.assert_allclose(moves, adam_by_hand(clipped, [RATE] * 2), rtol=1e-4)
+    assert np.max(np.abs(moves - adam_by_hand(LARGE, [RATE] * 2))) > 0.01  # negative control: not clipped
+    assert np.max(np.abs(moves - adam_by_hand([LARGE[0] / 5.0, LARGE[1] / 0.5], [RATE] * 2))) > 0.01  # not normalised
+
+
+def test_the_norm_is_that_of_the_whole_tree():
+    optimiser = clipped_adam(RATE, 1.0)
+    model = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    trained = start(optimiser, model)
+    for gradient in LARGE:
+        parts = {"a": jnp.asarray(gradient[:1], jnp.float32), "b": jnp.asarray(gradient[1:], jnp.float32)}
+        trained, norm = descend(optimiser, trained, parts)
+        np.testing.assert_allclose(norm, np.linalg.norm(gradient), rtol=1e-6)  # reported before clipping
+    total = adam_by_hand([LARGE[0] / 5.0, LARGE[1]], [RATE] * 2).sum(axis=0)
+    np.testing.assert_allclose([trained.model["a"][0], trained.model["b"][0]], total, rtol=1e-4)
+
+
+def test_an_infinite_norm_does_not_clip():
+    large = [1e6 * gradient for gradient in LARGE]
+    moves = steps(clipped_adam(RATE, float("inf")), large)
+    np.testing.assert_allclose(moves, adam_by_hand(large, [RATE] * 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [1.0, float("inf")])
+def test_a_zero_gradient_moves_nothing(norm):
+    np.testing.assert_array_equal(steps(clipped_adam(RATE, norm), [np.zeros(2)] * 2), np.zeros((2, 2)))
+
+
+# --- Rates ---
+
+
+def test_the_cosine_falls_from_the_rate_to_zero():
+    # Under a constant gradient every step of Adam is the rate of that step.
+    sizes = -steps(clipped_adam(RATE, float("inf"), decay_steps=4), [np.ones(2)] * 6)[:, 0]
+    half = RATE / 2
+    expected = [RATE, half * (1 + np.sqrt(0.5)), half, half * (1 - np.sqrt(0.5)), 0.0, 0.0]
+    np.testing.assert_allclose(sizes, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_no_decay_keeps_the_rate():
+    sizes = -steps(clipped_adam(RATE, float("inf"), decay_steps=0), [np.ones(2)] * 6)[:, 0]
+    np.testing.assert_allclose(sizes, RATE, rtol=1e-4)
+
+
+@pytest.mark.parametrize("decay_steps", [0, 4])
+def test_rates_and_norms_may_be_traced(decay_steps):
+    def two_steps(rate, norm):
+        optimiser = clipped_adam(rate, norm, decay_steps)
+        trained = start(optimiser, jnp.zeros(2))
+        for gradient in LARGE:
+            trained, _ = descend(optimiser, trained, jnp.asarray(gradient, jnp.float32))
+        return trained.model
+
+    rates, norms = jnp.array([0.1, 0.02]), jnp.array([1.0, jnp.inf])
+    together = jax.jit(jax.vmap(two_steps))(rates, norms)
+    alone = [two_steps(float(rate), float(norm)) for rate, norm in zip(rates, norms, strict=True)]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-5)
+
+
+# --- Moving averages ---
+
+
+def test_moving_average_by_hand():
+    average, new = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(-4.0)}, {"a": jnp.array([3.0, -2.0]), "b": jnp.array(4.0)}
+    result = moving_average(average, new, 0.25)
+    np.testing.assert_array_equal(result["a"], [1.5, 1.0])
+    np.testing.assert_array_equal(result["b"], -2.0)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 1.0), (1.0, 3.0)])
+def test_ends_of_the_moving_average(rate, expected):
+    assert float(moving_average(jnp.array(1.0), jnp.array(3.0), rate)) == expected
