@@ -116,7 +116,8 @@ def test_rates_and_norms_may_be_traced(decay_steps):
 
 
 def test_moving_average_by_hand():
-    average, new = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(-4.0)}, {"a": jnp.array([3.0, -2.0]), "b": jnp.array(4.0)}
+    average = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(-4.0)}
+    new = {"a": jnp.array([3.0, -2.0]), "b": jnp.array(4.0)}
     result = moving_average(average, new, 0.25)
     np.testing.assert_array_equal(result["a"], [1.5, 1.0])
     np.testing.assert_array_equal(result["b"], -2.0)

@@ -155,6 +155,7 @@ def _train(options: argparse.Namespace) -> None:
     from diffcps.report.run import run_table
     from diffcps.training.folder import RunFolder
     from diffcps.training.members import expand
+    from diffcps.types import Real
 
     name, kind = options.algorithm, ALGORITHMS[options.algorithm].Config
     given = vars(options)
@@ -192,7 +193,7 @@ def _train(options: argparse.Namespace) -> None:
         if key not in given:
             continue
         value = given[key]
-        if annotation is not float:
+        if annotation != Real:
             values[key] = value
         elif len(value) == 1:
             values[key], _ = value[0], sweep.pop(key, None)
@@ -241,6 +242,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             member=best["member"],
             seed=options.seed,
             environment=result["env"],
+            action_choice=options.action_choice,
         )
         print(f"video: {options.video} (member {best['member']}, return {total:.0f})")
 

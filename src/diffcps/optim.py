@@ -6,12 +6,10 @@ from typing import Generic, TypeVar
 
 import equinox as eqx
 import optax
-from jaxtyping import Array, Float
 
-from diffcps.types import Scalar
+from diffcps.types import Real, Scalar
 
 Model = TypeVar("Model")
-Rate = float | Float[Array, ""]
 
 
 class Trained(eqx.Module, Generic[Model]):
@@ -21,7 +19,7 @@ class Trained(eqx.Module, Generic[Model]):
     optimiser_state: optax.OptState
 
 
-def clipped_adam(learning_rate: Rate, max_grad_norm: Rate, decay_steps: int = 0) -> optax.GradientTransformation:
+def clipped_adam(learning_rate: Real, max_grad_norm: Real, decay_steps: int = 0) -> optax.GradientTransformation:
     """Adam (arXiv:1412.6980) on gradients clipped to a global norm; infinity does not clip.
 
     With `decay_steps` > 0 the rate falls to zero along half a cosine over that many of this optimiser's own steps.
@@ -41,9 +39,9 @@ def descend(
     """One step against `gradient` (a pytree like the model). Also returns its global norm before clipping."""
     updates, optimiser_state = optimiser.update(gradient, trained.optimiser_state, trained.model)  # pyright: ignore[reportArgumentType]
     model: Model = optax.apply_updates(trained.model, updates)  # pyright: ignore[reportArgumentType, reportAssignmentType]
-    return Trained(model, optimiser_state), optax.global_norm(gradient)
+    return Trained(model, optimiser_state), optax.tree.norm(gradient)
 
 
-def moving_average(average: Model, new: Model, rate: Rate) -> Model:
+def moving_average(average: Model, new: Model, rate: Real) -> Model:
     """(1 - rate) average + rate new, leaf by leaf: Polyak averaging of target networks, and EMA."""
     return optax.incremental_update(new, average, rate)  # pyright: ignore[reportArgumentType, reportReturnType]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Key = PRNGKeyArray
 Scalar = Float[Array, ""]
+Real = float | Scalar
+"""A real-valued hyper-parameter: a number, or a traced array where a run sweeps it."""
 Metrics = dict[str, Scalar]
 """What is looked at: names such as `critic/td_error`, listed on each algorithm's page."""
 
@@ -110,12 +112,24 @@ class Algorithm(Generic[State]):
 
     `init(key)` builds the state; `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)`
     is one training step; `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1];
-    `diagnose(state, batch, key)` measures the state without changing it, and must report `selection/loss`, the number
-    by which a checkpoint is chosen when no environment may be asked (lower is better).
+    `diagnose(state, rows, key)` measures the state on rows of the dataset without changing it, and must report
+    `selection/loss`, the number by which a checkpoint is chosen when no environment may be asked (lower is better).
     """
 
     init: Callable[[Key], State]
     batch: Callable[[Dataset, Key], Batch]
     update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
     act: Callable[[State, Float[Array, "*b obs"], Key], Float[Array, "*b act"]]
-    diagnose: Callable[[State, Batch, Key], Metrics]
+    diagnose: Callable[[State, Dataset, Key], Metrics]
+
+
+@runtime_checkable
+class Display(Protocol):
+    """What the loop tells the person who watches."""
+
+    def start(self, update: int, best: Mapping[int, float]) -> None: ...
+    def waiting(self) -> None: ...
+    def evaluating(self, step: int, alive: int) -> None: ...
+    def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
+    def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
+    def note(self, text: str) -> None: ...

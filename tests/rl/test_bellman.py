@@ -50,11 +50,7 @@ def test_the_maximum_is_taken_before_the_minimum():
     np.testing.assert_array_equal(target, [5.0])  # min(5, 6); the other way round, max(1, 0, 2), it would be 2
 
 
-@given(
-    st.lists(
-        st.tuples(*[st.floats(-100, 100, width=32)] * 3, st.booleans()), min_size=1, max_size=6
-    )
-)
+@given(st.lists(st.tuples(*[st.floats(-100, 100, width=32)] * 3, st.booleans()), min_size=1, max_size=6))
 def test_target_of_a_batch_is_that_of_its_rows(rows):
     reward, q1, q2 = (jnp.array([row[i] for row in rows], jnp.float32) for i in range(3))
     terminal = jnp.array([float(row[3]) for row in rows])
@@ -89,6 +85,6 @@ def test_the_critic_follows_the_target_and_not_the_other_way_round():
         target = clipped_double_q_target(jnp.ones(1), jnp.zeros(1), 3.0 * w * jnp.ones((2, 1)), 0.5)
         return td_loss(2.0 * w * jnp.ones((2, 1)), target)
 
-    # Q = 2 w, y = 1 + 1.5 w held fixed: 2 networks, each 2 (2 w - y) 2 at w = 2. Through the target it would be 0 x 2.
-    assert float(jax.grad(loss)(2.0)) == 2 * 2 * (4.0 - 4.0) * 2
+    # Q = 2 w, y = 1 + 1.5 w. With y held fixed each of two networks adds 2 (Q - y) 2; through the target it would add
+    # 2 (Q - y) (2 - 1.5).
     assert float(jax.grad(loss)(4.0)) == 2 * 2 * (8.0 - 7.0) * 2

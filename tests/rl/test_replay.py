@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffcps.rl.replay import sample_transitions
+from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.types import Dataset, DatasetInfo
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -21,7 +21,7 @@ def counting(num_rows: int = NUM_ROWS) -> Dataset:
     i = jnp.arange(num_rows, dtype=jnp.float32)
     return Dataset(
         observation=jnp.stack([i, 10 * i], axis=1),
-        action=i[:, None] / 100,
+        action=i[:, None] / 128,
         reward=-i,
         next_observation=jnp.stack([i + 1, 10 * i + 10], axis=1),
         terminal=jnp.arange(num_rows) % 3 == 0,
@@ -34,7 +34,7 @@ def test_rows_stay_together():
     batch = sample_transitions(counting(), jax.random.key(0), 200)
     i = np.asarray(batch.observation)[:, 0]
     np.testing.assert_array_equal(batch.observation, np.stack([i, 10 * i], axis=1))
-    np.testing.assert_array_equal(batch.action, i[:, None] / np.float32(100))
+    np.testing.assert_array_equal(batch.action, i[:, None] / 128)
     np.testing.assert_array_equal(batch.reward, -i)
     np.testing.assert_array_equal(batch.next_observation, np.stack([i + 1, 10 * i + 10], axis=1))
     np.testing.assert_array_equal(batch.terminal, i % 3 == 0)
@@ -46,6 +46,15 @@ def test_terminal_is_a_number_and_timeouts_do_not_enter_it():
     dataset = counting()
     never = Dataset(**{**vars(dataset), "terminal": jnp.zeros(NUM_ROWS, bool)})
     assert np.any(terminal) and not np.any(sample_transitions(never, jax.random.key(0), 200).terminal)
+
+
+def test_rows_as_transitions():
+    dataset = counting(4)
+    batch = transitions(dataset)
+    for name in ("observation", "action", "reward", "next_observation"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(dataset, name))
+    np.testing.assert_array_equal(batch.terminal, [1.0, 0.0, 0.0, 1.0])
+    assert batch.terminal.dtype == jnp.float32
 
 
 def chi_square(num_rows: int, seed: int) -> float:

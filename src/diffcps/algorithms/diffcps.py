@@ -34,10 +34,10 @@ from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
 from diffcps.rl.bellman import clipped_double_q_target, max_over_candidates, td_loss
 from diffcps.rl.dual import dual_loss, lagrangian
 from diffcps.rl.improvement import ActionChoice, choose_candidate, normalised_q_loss
-from diffcps.rl.replay import sample_transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Scalar, Spec, Transition, UpdateIndex
+from diffcps.rl.replay import sample_transitions, transitions
+from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
 
-CITATION = """@inproceedings{he2024diffcps,
+CITATION = """@misc{he2023diffcps,
   title = {DiffCPS: Diffusion-based Constrained Policy Search for Offline Reinforcement Learning},
   author = {He, Longxiang and Shen, Li and Zhang, Linrui and Tan, Junbo and Wang, Xueqian},
   year = {2023},
@@ -50,15 +50,15 @@ CITATION = """@inproceedings{he2024diffcps,
 class Config:
     """Hyper-parameters; the defaults are those of the Gym locomotion tasks (paper, Table 4 and appendix C)."""
 
-    kappa: float = 0.05
+    kappa: Real = 0.05
     """Bound kappa on the denoising loss L_c, averaged over action dimensions (eq. 16; per task in Table 4)."""
-    multiplier_init: float = 1.0
+    multiplier_init: Real = 1.0
     """Initial Lagrange multiplier lambda_0 (authors' program)."""
-    multiplier_min: float = 0.0
+    multiplier_min: Real = 0.0
     """Lower bound c = lambda_clip of lambda where it is used (algorithm 1, line 15; Table 4)."""
-    multiplier_max: float = 100.0
+    multiplier_max: Real = 100.0
     """Upper bound of lambda where it is used (authors' program)."""
-    penalty: float = 0.0
+    penalty: Real = 0.0
     """Weight of the augmented Lagrangian's term max(0, L_c - kappa)^2 / 2 (appendix G); 0 is algorithm 1."""
     policy_interval: int = 2
     """Policy evaluation interval d: policy and multiplier move every d-th update (algorithm 1, line 9; Table 4)."""
@@ -70,23 +70,23 @@ class Config:
     """Diffusion steps T (section 4.1)."""
     schedule: ScheduleName = "vp"
     """Noise schedule beta_i (section 3.2: vp)."""
-    discount: float = 0.99
+    discount: Real = 0.99
     """Discount gamma."""
-    target_rate: float = 0.005
+    target_rate: Real = 0.005
     """Rate 1 - rho at which the target critics follow the critics, every update (algorithm 1, line 18)."""
-    ema_rate: float = 0.005
+    ema_rate: Real = 0.005
     """Rate at which the target policy follows the policy, every `ema_every` updates (authors' program: 1 - 0.995)."""
     ema_every: int = 5
     """Updates between two moves of the target policy (authors' program)."""
     ema_start: int = 1000
     """First update at which the target policy moves; before it stays the initial network (authors' program)."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: Real = 3e-4
     """Adam's rate for the policy (Table 4)."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Real = 3e-4
     """Adam's rate for the critics (authors' program: 3e-4 on every task)."""
-    multiplier_learning_rate: float = 3e-5
+    multiplier_learning_rate: Real = 3e-5
     """Adam's rate eta for lambda (authors' program)."""
-    max_grad_norm: float = 9.0
+    max_grad_norm: Real = 9.0
     """Global norm to which each of the three gradients is clipped (authors' program, per task); inf: no clipping."""
     decay_updates: int = 0
     """Updates over which all three rates fall to zero along a cosine; 0 keeps them constant."""
@@ -102,7 +102,7 @@ class Config:
     """How to act: sample an action, or draw (softmax_q) or pick (argmax_q) among candidates by min Q of the targets."""
     num_candidates: int = 50
     """Candidate actions per observation when acting by Q (authors' program)."""
-    candidate_temperature: float = 1.0
+    candidate_temperature: Real = 1.0
     """Temperature of softmax_q (authors' program)."""
     act_with_target: bool = False
     """Act with the target (EMA) policy instead of the policy itself (authors' program: no)."""
@@ -268,7 +268,8 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         q = jnp.min(state.target_critic(observation, action), axis=0)
         return choose_candidate(action, q, config.action_choice, config.candidate_temperature, key_choice)
 
-    def diagnose(state: State, batch: Transition, key: Key) -> Metrics:
+    def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
+        batch = transitions(rows)
         draws = draw(config, schedule, batch, key)
         q = state.critic.model(batch.observation, batch.action)
         target_bc_loss = constraint(state.target_actor, batch, draws)

@@ -1,4 +1,4 @@
-"""Diffusion BC: behaviour cloning with a diffusion policy, the denoising loss alone (arXiv:2208.06193, section 3).
+"""Diffusion BC: behaviour cloning with a diffusion policy, the denoising loss alone (arXiv:2208.06193).
 
     policy   L(theta) = E ||eps - eps_theta(sqrt(abar_i) a + sqrt(1 - abar_i) eps, s, i)||^2,   (s, a) ~ data
 
@@ -20,8 +20,8 @@ from diffcps.diffusion.sampler import draw_noise, sample_ancestral
 from diffcps.diffusion.schedule import ScheduleName, make_schedule
 from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, descend, start
-from diffcps.rl.replay import sample_transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Scalar, Spec, Transition, UpdateIndex
+from diffcps.rl.replay import sample_transitions, transitions
+from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
 
 CITATION = """@inproceedings{wang2023diffusionql,
   title = {Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning},
@@ -41,9 +41,9 @@ class Config:
     """Diffusion steps T."""
     schedule: ScheduleName = "vp"
     """Noise schedule beta_i (authors' program: vp)."""
-    learning_rate: float = 3e-4
+    learning_rate: Real = 3e-4
     """Adam's rate (per task in the authors' table)."""
-    max_grad_norm: float = float("inf")
+    max_grad_norm: Real = float("inf")
     """Global norm to which the gradient is clipped; inf: no clipping (authors' program)."""
     decay_updates: int = 0
     """Updates over which the rate falls to zero along a cosine; 0 keeps it constant."""
@@ -90,7 +90,8 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
         noise = draw_noise(key, schedule, (*observation.shape[:-1], spec.action_size))
         return sample_ancestral(schedule, state.actor.model.given(observation, config.num_steps), noise)
 
-    def diagnose(state: State, batch: Transition, key: Key) -> Metrics:
+    def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
+        batch = transitions(rows)
         loss = bc_loss(state.actor.model, batch, key)
         return {"actor/bc_loss": loss, "selection/loss": loss}
 

@@ -27,8 +27,8 @@ from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
 from diffcps.rl.bellman import clipped_double_q_target, max_over_candidates, td_loss
 from diffcps.rl.improvement import ActionChoice, choose_candidate, normalised_q_loss
-from diffcps.rl.replay import sample_transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Scalar, Spec, Transition, UpdateIndex
+from diffcps.rl.replay import sample_transitions, transitions
+from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
 
 CITATION = """@inproceedings{wang2023diffusionql,
   title = {Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning},
@@ -44,31 +44,31 @@ CITATION = """@inproceedings{wang2023diffusionql,
 class Config:
     """Hyper-parameters; the defaults are those of the Gym locomotion tasks in the authors' program."""
 
-    q_weight: float = 1.0
+    q_weight: Real = 1.0
     """Weight eta of the Q-learning term (per task in the authors' table)."""
     max_q_backup: bool = False
-    """Back up the best of `backup_actions` next actions for each Q (authors' program: four AntMaze tasks)."""
+    """Back up the best of `backup_actions` next actions for each Q (authors' program: five AntMaze tasks)."""
     backup_actions: int = 10
     """Next actions per state in the max-Q backup (authors' program)."""
     num_steps: int = 5
     """Diffusion steps T."""
     schedule: ScheduleName = "vp"
     """Noise schedule beta_i (authors' program: vp)."""
-    discount: float = 0.99
+    discount: Real = 0.99
     """Discount gamma."""
-    target_rate: float = 0.005
+    target_rate: Real = 0.005
     """Rate at which the target critics follow the critics, every update."""
-    ema_rate: float = 0.005
+    ema_rate: Real = 0.005
     """Rate at which the target policy follows the policy, every `ema_every` updates (authors' program: 1 - 0.995)."""
     ema_every: int = 5
     """Updates between two moves of the target policy (authors' program)."""
     ema_start: int = 1000
     """First update at which the target policy moves; before it stays the initial network (authors' program)."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: Real = 3e-4
     """Adam's rate for the policy (per task in the authors' table)."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Real = 3e-4
     """Adam's rate for the critics (authors' program: 3e-4 on every task)."""
-    max_grad_norm: float = 9.0
+    max_grad_norm: Real = 9.0
     """Global norm to which both gradients are clipped (authors' program, per task); inf: no clipping."""
     decay_updates: int = 0
     """Updates over which both rates fall to zero along a cosine; 0 keeps them constant."""
@@ -84,7 +84,7 @@ class Config:
     """How to act: sample an action, or draw (softmax_q) or pick (argmax_q) among candidates by min Q of the targets."""
     num_candidates: int = 50
     """Candidate actions per observation when acting by Q (authors' program)."""
-    candidate_temperature: float = 1.0
+    candidate_temperature: Real = 1.0
     """Temperature of softmax_q (authors' program)."""
     act_with_target: bool = False
     """Act with the target (EMA) policy instead of the policy itself (authors' program: no)."""
@@ -231,7 +231,8 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         q = jnp.min(state.target_critic(observation, action), axis=0)
         return choose_candidate(action, q, config.action_choice, config.candidate_temperature, key_choice)
 
-    def diagnose(state: State, batch: Transition, key: Key) -> Metrics:
+    def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
+        batch = transitions(rows)
         draws = draw(config, schedule, batch, key)
         q = state.critic.model(batch.observation, batch.action)
         target_bc_loss = bc_loss(state.target_actor, batch, draws)

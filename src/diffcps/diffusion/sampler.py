@@ -25,8 +25,9 @@ def sample_ancestral(
 ) -> Float[Array, "*b d"]:
     """DDPM's reverse chain from x_T = noise[0], with x_0 clipped to [-clip, clip] at every step and at the end.
 
-    x_{t-1} = posterior mean(clip(x0(x_t, eps_theta)), x_t) + posterior std * noise[T - t], without noise at t = 0.
-    Reference: DDPM (arXiv:2006.11239), algorithm 2; DiffCPS (arXiv:2310.05333), eqs. 10 and 11 (but for the clip).
+    x_{t-1} = posterior mean(clip(x0(x_t, eps_theta)), x_t) + posterior std * noise[T - t], without noise at t = 0. The
+    variance is the posterior's, where DiffCPS's eq. 11 writes beta_t.
+    Reference: DDPM (arXiv:2006.11239), algorithm 2; DiffCPS (arXiv:2310.05333), eq. 10.
     """
 
     def step(xt, constants):

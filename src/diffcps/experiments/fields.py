@@ -11,11 +11,11 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from diffcps.types import UserError
+from diffcps.types import Real, UserError
 
 Fields = TypeVar("Fields")
 COUNTED_FROM_ZERO = ("ema_start", "decay_updates", "eval_seed", "seeds")
@@ -55,7 +55,7 @@ def add_flags(parser: argparse._ArgumentGroup, kind: type) -> None:
         arguments: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **arguments)
-        elif annotation is float:
+        elif annotation == Real:
             parser.add_argument(flag, type=float, nargs="+", metavar="X", **arguments)
         elif annotation == tuple[int, ...]:
             parser.add_argument(flag, type=int, nargs="+", metavar="N", **arguments)
@@ -77,7 +77,7 @@ def build(kind: type[Fields], values: Mapping[str, Any]) -> Fields:
     return kind(**values)
 
 
-def unknown_name(name: str, known: typing.Iterable[str]) -> str:
+def unknown_name(name: str, known: Iterable[str]) -> str:
     """ "unknown field kapa: did you mean kappa?" """
     nearest = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "--help lists them all"
@@ -89,7 +89,7 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
         raise UserError(f"{name} is {value!r}: it must be one of {', '.join(typing.get_args(annotation))}")
     if annotation is bool and not isinstance(value, bool):
         raise UserError(f"{name} is {value!r}: it must be true or false")
-    if annotation is int or annotation is float:
+    if annotation is int or annotation == Real:
         _check_number(name, value, whole=annotation is int)
     if annotation == tuple[int, ...]:
         _check_whole_numbers(name, value)
@@ -129,6 +129,6 @@ def json_value(value: Any) -> Any:
 
 
 def _value(value: Any, annotation: Any) -> Any:
-    if annotation is float:
+    if annotation in (float, Real):
         return float(value)
     return tuple(value) if isinstance(value, list) else value

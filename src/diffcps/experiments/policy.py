@@ -182,8 +182,15 @@ def evaluate(
 
 
 def film(
-    run: str | Path, path: Path, checkpoint: Checkpoint = "best", *, member: int, seed: int, environment: str
+    run: str | Path,
+    path: Path,
+    checkpoint: Checkpoint = "best",
+    *,
+    member: int,
+    seed: int,
+    environment: str,
+    action_choice: str | None = None,
 ) -> float:
     """Writes an mp4 of one episode of a member and returns the return of what is seen (extra: video)."""
-    policy = load_policy(run, checkpoint, member=member, seed=seed)
+    policy = load_policy(run, checkpoint, member=member, action_choice=action_choice, seed=seed)
     return record_video(lambda observation, step: policy(observation), environment, path, seed=seed)

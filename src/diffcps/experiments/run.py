@@ -24,13 +24,13 @@ from diffcps.evaluation.scores import four_scores, normalised_score
 from diffcps.experiments import fields
 from diffcps.experiments.scaling import Scaling
 from diffcps.training.folder import RunFolder
-from diffcps.training.loop import Act, Display, Lengths, fit
+from diffcps.training.loop import Act, Interrupted, Lengths, fit
 from diffcps.training.members import Member, Program, expand
-from diffcps.types import Dataset, DatasetInfo, UserError
+from diffcps.types import Dataset, DatasetInfo, Display, Real, UserError
 
 FORMAT = 1
 """Version of the run folder's layout."""
-RESUMABLE = ("updates", "command", "versions", "format", "device")
+RESUMABLE = ("updates", "command", "versions", "device")
 """What may differ between a run and its continuation."""
 
 
@@ -77,9 +77,8 @@ def train(
     `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns. Returns the run's summary: the
     four scores of each member, as in `summary.json`. With `resume` an interrupted run goes on where it stopped.
 
-    Raises `UserError` for bad input and `diffcps.training.loop.Interrupted` after Ctrl-C, when all is saved.
+    Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
     """
-    from diffcps.report.curves import save_curves
     from diffcps.report.progress import Silent
 
     settings = settings or Settings()
@@ -117,10 +116,18 @@ def train(
         score = None if environment is None else evaluate
         try:
             fit(program, members, dataset.size, lengths, folder, score, display, resume)
-        finally:  # an interrupted run has something to show, too
-            summary = summarise(folder, members)
-            folder.write_json(folder.summary, summary)
-            save_curves(folder.path, folder.curves)
+        except Interrupted:  # it has something to show, too
+            _report(folder, members)
+            raise
+        return _report(folder, members)
+
+
+def _report(folder: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
+    from diffcps.report.curves import save_curves
+
+    summary = summarise(folder, members)
+    folder.write_json(folder.summary, summary)
+    save_curves(folder.path, folder.curves)
     return summary
 
 
@@ -145,7 +152,7 @@ def _check(config: Any, settings: Settings, sweep: Mapping[str, Sequence[float]]
     for name, values in sweep.items():
         if name not in known:
             raise UserError(fields.unknown_name(name, known))
-        if known[name] is not float:
+        if known[name] != Real:
             raise UserError(f"{name} cannot be swept: it shapes the program; only real-valued fields can be a list")
         if len(values) != len(set(values)) or not values:
             raise UserError(f"{name} is swept over {list(values)}: give each value once")

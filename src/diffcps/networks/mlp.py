@@ -44,7 +44,7 @@ def _mish_jvp(primals, tangents):
 def _exp(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """exp(x) for x in [-87, 88] in float32, out of operations that XLA does not hesitate to fuse.
 
-    2^k e^f with k whole and |f| <= ln(2) / 2, e^f by its Taylor polynomial of degree 7 (relative error below 3e-7). ln(2)
+    2^k e^f with k whole and |f| <= ln(2) / 2, e^f by its Taylor polynomial of degree 7 (relative error 3e-7). ln(2)
     is subtracted in two parts, the first of which times k is exact.
     """
     k = jnp.round(x * np.float32(1.0 / np.log(2.0)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcps.report.progress import Silent
-from diffcps.types import UserError
+from diffcps.types import Display, UserError
 
 NOT_METRICS = ("update", "member", "seed", "returns", "lengths", "diagnose")
 
@@ -20,7 +20,11 @@ class TensorBoard(Silent):
             from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("--tensorboard needs tensorboardX: pip install 'diffcps[tensorboard]'") from None
-        self._writers = [SummaryWriter(str(folder / label.replace(", ", "-").replace(" ", "_"))) for label in labels]
+        self._open = lambda label: SummaryWriter(str(folder / label.replace(", ", "-").replace(" ", "_")))
+        self._labels = labels
+
+    def start(self, update: int, best: Mapping[int, float]) -> None:
+        self._writers = [self._open(label) for label in self._labels]
 
     def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
@@ -43,7 +47,10 @@ class WandB(Silent):
         except ImportError:
             raise UserError("--wandb needs wandb: pip install 'diffcps[wandb]'") from None
         self._labels = labels
-        self._run = wandb.init(project=project, name=folder.name, dir=folder)
+        self._init = lambda: wandb.init(project=project, name=folder.name, dir=folder)
+
+    def start(self, update: int, best: Mapping[int, float]) -> None:
+        self._run = self._init()
 
     def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
         self._log(update, rows, _scalars)
@@ -59,7 +66,7 @@ class WandB(Silent):
 class Together:
     """Several displays as one."""
 
-    def __init__(self, displays: Sequence[Silent]):
+    def __init__(self, displays: Sequence[Display]):
         self._displays = displays
 
     def start(self, update: int, best: Mapping[int, float]) -> None:

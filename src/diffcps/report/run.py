@@ -45,7 +45,7 @@ def run_table(summary: Mapping[str, Any]) -> Table:
     for member in members:
         combinations.setdefault(tuple(member[name] for name in swept), []).append(member)
     for combination, own in combinations.items():
-        values = [f"{value:g}" for value in combination]
+        values = [f"{float(value):g}" for value in combination]
         for member in own:
             cells = [cell for kind in kinds for cell in _cells(kind, member.get(kind), summary["updates"])]
             table.add_row(*values, str(member["seed"]), *cells)
@@ -70,7 +70,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     for row in members:
         normalised = "–" if row["normalised"] is None else f"{row['normalised']:.1f}"
         words = [number_words(row["score"]), f"{row['std']:.3g}", normalised]
-        table.add_row(*(f"{row[name]:g}" for name in swept), str(row["seed"]), f"{row['updates']:,}", *words)
+        table.add_row(*(f"{float(row[name]):g}" for name in swept), str(row["seed"]), f"{row['updates']:,}", *words)
     return table
 
 

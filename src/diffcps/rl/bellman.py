@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffcps.types import Scalar
+from diffcps.types import Real, Scalar
 
 
 def clipped_double_q_target(
-    reward: Float[Array, "*b"], terminal: Float[Array, "*b"], q_next: Float[Array, "n *b"], discount: float | Scalar
+    reward: Float[Array, "*b"], terminal: Float[Array, "*b"], q_next: Float[Array, "n *b"], discount: Real
 ) -> Float[Array, "*b"]:
     """y = r + gamma (1 - d) min_j Q_j(s', a'), under stop-gradient.
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from diffcps.types import Scalar
-
-Number = float | Scalar
+from diffcps.types import Real, Scalar
 
 
-def lagrangian(loss: Scalar, multiplier: Scalar, constraint: Scalar, bound: Number, penalty: Number) -> Scalar:
+def lagrangian(loss: Scalar, multiplier: Scalar, constraint: Scalar, bound: Real, penalty: Real) -> Scalar:
     """loss + lambda (constraint - bound) + penalty / 2 max(0, constraint - bound)^2, lambda under stop-gradient.
 
     With penalty = 0 it is the Lagrangian that the primal step minimises; with penalty > 0 the augmented one.
@@ -22,7 +20,7 @@ def lagrangian(loss: Scalar, multiplier: Scalar, constraint: Scalar, bound: Numb
     )
 
 
-def dual_loss(multiplier: Scalar, constraint: Scalar, bound: Number) -> Scalar:
+def dual_loss(multiplier: Scalar, constraint: Scalar, bound: Real) -> Scalar:
     """lambda (bound - constraint): descending it raises lambda exactly while the constraint is violated.
 
     Reference: DiffCPS (arXiv:2310.05333), eq. 18.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffcps.types import Key, Scalar
+from diffcps.types import Key, Real, Scalar
 
 ActionChoice = Literal["sample", "softmax_q", "argmax_q"]
 
@@ -26,12 +26,12 @@ def choose_candidate(
     candidates: Float[Array, "*b k act"],
     q: Float[Array, "*b k"],
     choice: ActionChoice,
-    temperature: float | Scalar,
+    temperature: Real,
     key: Key,
 ) -> Float[Array, "*b act"]:
     """One action out of k: drawn with probability softmax(q / temperature), the one of highest q, or the first.
 
-    Reference: Diffusion-QL (arXiv:2208.06193), section 5; DiffCPS acts the same way.
+    Reference: as the programs of Diffusion-QL (arXiv:2208.06193) and DiffCPS act.
     """
     if choice == "softmax_q":
         index = jax.random.categorical(key, q / temperature, axis=-1)

@@ -11,10 +11,10 @@ from diffcps.types import Dataset, Key, Transition
 def sample_transitions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     """`batch_size` transitions, uniformly and with replacement."""
     row = jax.random.randint(key, (batch_size,), 0, dataset.size)
-    return Transition(
-        observation=dataset.observation[row],
-        action=dataset.action[row],
-        reward=dataset.reward[row],
-        next_observation=dataset.next_observation[row],
-        terminal=dataset.terminal[row].astype(jnp.float32),
-    )
+    return transitions(jax.tree.map(lambda array: array[row], dataset))
+
+
+def transitions(rows: Dataset) -> Transition:
+    """Rows of a dataset as transitions."""
+    terminal = jnp.asarray(rows.terminal, jnp.float32)
+    return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, terminal)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from diffcps.training import checkpoint
 from diffcps.training.folder import RunFolder
 from diffcps.training.members import Member, Program
-from diffcps.types import UserError
+from diffcps.types import Display, UserError
 
 DIAGNOSE_ROWS = 4096
 """Rows of the dataset, the same at every evaluation, on which the diagnostics are measured."""
@@ -48,17 +48,6 @@ Act = Callable[[np.ndarray, int], np.ndarray]
 """(observation "members episodes obs", step) -> action "members episodes act", both in the units of the dataset."""
 Evaluate = Callable[[Act], tuple[np.ndarray, np.ndarray]]
 """Returns and lengths of the episodes, each "members episodes"."""
-
-
-class Display(Protocol):
-    """What the loop tells the person who watches."""
-
-    def start(self, update: int, best: Mapping[int, float]) -> None: ...
-    def waiting(self) -> None: ...
-    def evaluating(self, step: int, alive: int) -> None: ...
-    def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
-    def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 class Interrupted(Exception):
@@ -150,7 +139,7 @@ def _row(update: int, member: Member, metrics: dict[str, np.ndarray]) -> dict[st
     return {"update": update, **member.columns, **values}
 
 
-def _json_number(value: float) -> float | None:
+def _json_number(value: np.floating) -> float | None:
     """JSON has no NaN: a metric that no update of the interval reported is null."""
     return float(value) if math.isfinite(value) else None
 

@@ -117,7 +117,7 @@ def _advance(make, state, alive, swept, dataset, key, first, last):
         count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
         return state, total, count
 
-    shapes = jax.eval_shape(lambda: update(state, swept, key, 0)[1])
+    shapes = jax.eval_shape(lambda: update(state, swept, key, jnp.asarray(first))[1])
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     new, total, count = jax.lax.fori_loop(first, last, body, (state, zeros, zeros))
     metrics = jax.tree.map(lambda total, count: total / count, total, count)
@@ -141,10 +141,9 @@ def _act(make, state, swept, observation, key, update, step):
 
 @partial(jax.jit, static_argnums=0)
 def _diagnose(make, state, swept, dataset, rows, key):
-    batch = jax.tree.map(lambda x: x[rows], dataset)
+    chosen = jax.tree.map(lambda x: x[rows], dataset)
 
     def diagnose_member(state, swept, key):
-        algorithm = make(swept)
-        return algorithm.diagnose(state, batch, key)
+        return make(swept).diagnose(state, chosen, key)
 
     return jax.vmap(diagnose_member)(state, swept, key)

@@ -1,0 +1,479 @@
+"""What every algorithm promises, tested on all of them. A new algorithm enters by its row in `ALGORITHMS`."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffcps.algorithms import ALGORITHMS
+from diffcps.experiments.fields import documentation
+from diffcps.training import checkpoint
+from diffcps.types import Dataset, DatasetInfo, Spec
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SPEC = Spec(observation_size=3, action_size=2)
+PAGES = Path(__file__).parents[2] / "docs" / "algorithms"
+# Small, fast to compile, and with rates at which a single update shows. The target policy first moves at update 4.
+TINY = {
+    "width": 16,
+    "depth": 1,
+    "batch_size": 8,
+    "num_steps": 3,
+    "num_candidates": 4,
+    "policy_interval": 2,
+    "ema_start": 3,
+    "ema_every": 2,
+    "learning_rate": 0.01,
+    "actor_learning_rate": 0.01,
+    "critic_learning_rate": 0.01,
+    "multiplier_learning_rate": 0.01,
+    "target_rate": 0.1,
+    "ema_rate": 0.3,
+    "max_grad_norm": 1.0,
+}
+
+
+def field_names(name: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(ALGORITHMS[name].Config)]
+
+
+def having(*wanted: str) -> list[str]:
+    """The algorithms whose config has all the given fields."""
+    return [name for name in ALGORITHMS if set(wanted) <= set(field_names(name))]
+
+
+def config_of(name: str, **changes) -> Any:
+    known = field_names(name)
+    return ALGORITHMS[name].Config(**{key: value for key, value in (TINY | changes).items() if key in known})
+
+
+def real_values(name: str) -> dict[str, jax.Array]:
+    """All real-valued fields, as arrays."""
+    return {key: jnp.float32(value) for key, value in vars(config_of(name)).items() if isinstance(value, float)}
+
+
+def other_values(name: str) -> dict[str, jax.Array]:
+    """Another value for each of them."""
+    return {key: jnp.float32(0.5 * value + 0.01) for key, value in real_values(name).items()}
+
+
+def make(name: str, **changes):
+    return ALGORITHMS[name].make(config_of(name, **changes), SPEC)
+
+
+@cache
+def compiled(name: str, function: str):
+    """One function of the contract as function(values, ...): the real-valued fields of the config are arguments."""
+    config = config_of(name)
+
+    def call(values, *arguments):
+        algorithm = ALGORITHMS[name].make(dataclasses.replace(config, **values), SPEC)
+        return getattr(algorithm, function)(*arguments)
+
+    return jax.jit(call)
+
+
+@cache
+def dataset() -> Dataset:
+    rng = np.random.default_rng(0)
+    size = 64
+    return Dataset(
+        observation=jnp.asarray(rng.normal(size=(size, 3)), jnp.float32),
+        action=jnp.asarray(rng.uniform(-1, 1, size=(size, 2)), jnp.float32),
+        reward=jnp.asarray(rng.normal(size=size), jnp.float32),
+        next_observation=jnp.asarray(rng.normal(size=(size, 3)), jnp.float32),
+        terminal=jnp.asarray(rng.uniform(size=size) < 0.2),
+        timeout=jnp.zeros(size, bool),
+        info=DatasetInfo(source="random numbers", sha256=""),
+    )
+
+
+def initial(name: str, seed: int = 0) -> Any:
+    return compiled(name, "init")(real_values(name), jax.random.key(seed))
+
+
+def batch_of(name: str, seed: int = 0) -> Any:
+    return compiled(name, "batch")(real_values(name), dataset(), jax.random.key(seed))
+
+
+def update(name: str, state: Any, index: int, seed: int = 0, **values: float) -> tuple[Any, dict[str, jax.Array]]:
+    """One update by itself: the batch and the key depend on `seed` and `index` alone."""
+    key = jax.random.key(1000 * seed + index)
+    values = real_values(name) | {key: jnp.float32(value) for key, value in values.items()}
+    batch = batch_of(name, 1000 * seed + index)
+    return compiled(name, "update")(values, state, batch, key, jnp.asarray(index))
+
+
+@cache
+def trained(name: str, updates: int = 3) -> Any:
+    """The state after a few updates, as host arrays."""
+    state = initial(name)
+    for index in range(updates):
+        state, _ = update(name, state, index)
+    return jax.tree.map(np.asarray, state)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def distance(a: Any, b: Any) -> float:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.max(np.abs(np.asarray(x, float) - np.asarray(y, float)))) for x, y in pairs)
+
+
+every_algorithm = pytest.mark.parametrize("name", list(ALGORITHMS))
+
+
+# --- The module ---
+
+
+@every_algorithm
+def test_the_module_says_what_it_is(name):
+    module = ALGORITHMS[name]
+    assert module.__name__ == f"diffcps.algorithms.{name}"
+    assert module.__doc__ and "arXiv:" in module.__doc__
+    assert module.CITATION.startswith("@") and module.CITATION.endswith("}")
+    assert all(f"{field} = {{" in module.CITATION for field in ("title", "author", "year"))
+    assert module.Config.__doc__ and module.State.__doc__ and module.make.__doc__
+    assert hasattr(module.State, "_fields")
+
+
+@every_algorithm
+def test_the_config_is_frozen_and_every_field_documented(name):
+    config = ALGORITHMS[name].Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.width = 1
+    texts = documentation(ALGORITHMS[name].Config)
+    assert [key for key in field_names(name) if len(texts.get(key, "")) < 10] == []
+
+
+@every_algorithm
+def test_the_docs_page_lists_every_metric(name):
+    page = PAGES / f"{name}.md"
+    assert page.is_file(), f"write {page.relative_to(PAGES.parents[1])}"
+    text = page.read_text()
+    keys = set(update(name, initial(name), 0)[1]) | set(diagnosis(name, trained(name)))
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+    assert "Deviations" in text
+
+
+# --- Shapes and compilation ---
+
+
+def shapes(tree: Any) -> list:
+    return [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)]
+
+
+@every_algorithm
+def test_update_keeps_structure_shapes_and_dtypes(name):
+    algorithm = make(name)
+    key = jax.eval_shape(jax.random.key, 0)
+    state = jax.eval_shape(algorithm.init, key)
+    batch = jax.eval_shape(algorithm.batch, dataset(), key)
+    new, metrics = jax.eval_shape(algorithm.update, state, batch, key, jnp.asarray(0))
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert shapes(new) == shapes(state)
+    assert {(value.shape, value.dtype) for value in metrics.values()} == {((), jnp.dtype(jnp.float32))}
+    assert all(leaf.shape[0] == config_of(name).batch_size for leaf in jax.tree.leaves(batch))
+
+
+@cache
+def plain(name: str):
+    """Algorithm and update with Python numbers in the config, each another than in `config_of`."""
+    values = {key: float(value) for key, value in other_values(name).items()}
+    algorithm = make(name, **values)
+    return algorithm, jax.jit(algorithm.update)
+
+
+def two_plain_updates(name: str) -> Any:
+    algorithm, run = plain(name)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    for index in range(2):
+        state, _ = run(state, batch_of(name, index), jax.random.key(index), jnp.asarray(index))
+    return state
+
+
+@every_algorithm
+def test_the_second_update_does_not_recompile(name):
+    two_plain_updates(name)
+    assert plain(name)[1]._cache_size() == 1
+
+
+@every_algorithm
+def test_real_valued_fields_may_be_traced_and_mapped_over(name):
+    grid = jax.tree.map(lambda *values: jnp.stack(values), real_values(name), other_values(name))
+    states = jax.vmap(compiled(name, "init"), in_axes=(0, None))(grid, jax.random.key(0))
+    mapped = jax.jit(jax.vmap(compiled(name, "update"), in_axes=(0, 0, None, None, None)))
+    for index in range(2):
+        states, _ = mapped(grid, states, batch_of(name, index), jax.random.key(index), jnp.asarray(index))
+    first, second = (jax.tree.map(lambda leaf: leaf[i], states) for i in range(2))  # noqa: B023
+    # Rounding differs between the programs; Adam turns it into a small part of its rate of 0.01 an update.
+    assert distance(first, trained(name, 2)) < 1e-4
+    assert distance(second, two_plain_updates(name)) < 1e-4
+    assert distance(first, second) > 1e-3  # negative control: the values do matter
+
+
+# --- Keys ---
+
+
+@every_algorithm
+def test_same_key_same_result_and_another_key_another(name):
+    observation = dataset().observation[:5]
+
+    def results(seed: int) -> dict[str, Any]:
+        values = real_values(name)
+        state = jax.tree.map(jnp.asarray, trained(name))
+        batch = batch_of(name, 0)  # the same for every seed
+        return {
+            "init": initial(name, seed),
+            "batch": batch_of(name, seed),
+            "update": compiled(name, "update")(values, state, batch, jax.random.key(seed), jnp.asarray(0)),
+            "act": compiled(name, "act")(values, state, observation, jax.random.key(seed)),
+            "diagnose": diagnosis(name, state, seed),
+        }
+
+    first, again, other = results(5), results(5), results(6)
+    for function in first:
+        assert equal(first[function], again[function]), function
+        assert not equal(first[function], other[function]), function
+
+
+# --- Acting ---
+
+
+@every_algorithm
+def test_act_takes_any_leading_axes(name):
+    state, act = trained(name), compiled(name, "act")
+    for axes in ((), (8,), (2, 4)):
+        observation = jnp.broadcast_to(dataset().observation[0], (*axes, 3))
+        action = np.asarray(act(real_values(name), state, observation, jax.random.key(0)))
+        assert action.shape == (*axes, 2) and action.dtype == np.float32
+        rows = action.reshape(-1, 2)
+        # Equal observations, noise of their own: some may meet in a corner of the box, shared noise would leave one.
+        assert len(np.unique(rows, axis=0)) > len(rows) / 2
+
+
+@every_algorithm
+def test_an_action_depends_on_its_own_observation(name):
+    state, act = trained(name), compiled(name, "act")
+    observation = dataset().observation
+    before = act(real_values(name), state, observation, jax.random.key(0))
+    after = act(real_values(name), state, observation.at[::2].add(2.0), jax.random.key(0))
+    moved = np.max(np.abs(before - after), axis=1)
+    assert np.mean(moved[::2] > 1e-3) > 0.5  # all but those in a corner of the box
+    assert np.max(moved[1::2]) < 1e-5
+
+
+@every_algorithm
+def test_actions_stay_in_the_box(name):
+    # Weights so large that the chain would leave the box if nothing held it.
+    wild = jax.tree.map(lambda leaf: 30.0 * leaf if leaf.dtype == np.float32 else leaf, trained(name))
+    action = np.abs(compiled(name, "act")(real_values(name), wild, 3.0 * dataset().observation, jax.random.key(0)))
+    assert np.max(action) == 1.0
+    assert np.mean(action == 1.0) > 0.1  # the box was reached in earnest
+
+
+@pytest.mark.parametrize("name", having("action_choice"))
+def test_argmax_takes_the_best_candidate(name):
+    state, observation = trained(name), dataset().observation
+
+    def chosen_q(choice: str) -> np.ndarray:
+        act = jax.jit(make(name, action_choice=choice).act)
+        action = act(state, observation, jax.random.key(0))
+        return np.min(state.target_critic(observation, action), axis=0)
+
+    best, drawn = chosen_q("argmax_q"), chosen_q("softmax_q")  # of the same candidates
+    assert np.all(best >= drawn - 1e-6) and np.any(best > drawn + 1e-3)
+    # One candidate out of four: on average its Q lies clearly below that of the best.
+    assert np.mean(chosen_q("sample")) < np.mean(best) - 1e-3
+
+
+@pytest.mark.parametrize("name", having("act_with_target"))
+def test_acting_with_the_target_policy(name):
+    state = trained(name)
+    swapped = state._replace(actor=dataclasses.replace(state.actor, model=state.target_actor))
+    observation = dataset().observation[:5]
+    plainly = compiled(name, "act")
+    with_target = jax.jit(make(name, act_with_target=True).act)(state, observation, jax.random.key(0))
+    expected = plainly(real_values(name), swapped, observation, jax.random.key(0))
+    np.testing.assert_allclose(with_target, expected, rtol=0, atol=1e-5)
+    assert np.max(np.abs(with_target - plainly(real_values(name), state, observation, jax.random.key(0)))) > 1e-3
+
+
+# --- Diagnosis ---
+
+
+def diagnosis(name: str, state: Any, seed: int = 0) -> dict[str, jax.Array]:
+    return compiled(name, "diagnose")(real_values(name), state, dataset(), jax.random.key(seed))
+
+
+@every_algorithm
+def test_diagnose_reports_finite_numbers_and_selection_loss(name):
+    metrics = diagnosis(name, trained(name))
+    assert "selection/loss" in metrics
+    assert all(value.shape == () and np.isfinite(value) for value in metrics.values())
+    assert all("/" in key for key in metrics)
+
+
+@pytest.mark.parametrize("name", having("max_q_backup"))
+def test_max_q_backup_over_one_action_is_the_plain_backup(name):
+    def td_error(**changes) -> float:
+        diagnose = jax.jit(make(name, **changes).diagnose)
+        return float(diagnose(trained(name), dataset(), jax.random.key(0))["critic/td_error"])
+
+    without = td_error(max_q_backup=False)
+    np.testing.assert_allclose(td_error(max_q_backup=True, backup_actions=1), without, rtol=1e-5)
+    assert abs(td_error(max_q_backup=True, backup_actions=4) - without) > 1e-4 * without  # negative control
+
+
+# --- What moves what ---
+
+
+def moving_parts(state: Any) -> dict[str, Any]:
+    """The parts that gradient steps move, without the optimisers' memory."""
+    return {part: value.model for part, value in state._asdict().items() if hasattr(value, "optimiser_state")}
+
+
+def rate_fields(name: str) -> dict[str, str]:
+    """Part of the state -> field that holds its learning rate."""
+    parts = list(moving_parts(trained(name)))
+    if parts == ["actor"]:
+        return {"actor": "learning_rate"}
+    return {part: f"{part}_learning_rate" for part in parts}
+
+
+PARTS = [(name, part) for name in ALGORITHMS for part in ("actor", "critic", "multiplier")]
+PARTS = [(name, part) for name, part in PARTS if part in ALGORITHMS[name].State._fields]
+
+
+@every_algorithm
+def test_every_part_is_known(name):
+    assert {part for known, part in PARTS if known == name} == set(moving_parts(trained(name)))
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_a_rate_of_zero_stops_its_own_part_alone(name, part):
+    before = trained(name)
+    usual, _ = update(name, before, 4)
+    frozen, _ = update(name, before, 4, **{rate_fields(name)[part]: 0.0})
+    for other, model in moving_parts(frozen).items():
+        assert equal(model, moving_parts(before)[other]) == (other == part), other
+        assert not equal(moving_parts(usual)[other], moving_parts(before)[other]), other
+        # The critic moves first and the policy then reads it; nothing else reads what another part has just become.
+        if other != part and part != "critic":
+            assert equal(model, moving_parts(usual)[other]), other
+
+
+@pytest.mark.parametrize("name", having("policy_interval"))
+def test_policy_and_multiplier_rest_between_their_updates(name):
+    state = trained(name)
+    for index, moves in ((3, False), (4, True), (5, False)):
+        new, metrics = update(name, state, index)
+        for part in ("actor", "multiplier"):  # with the optimisers' memory
+            assert equal(getattr(new, part), getattr(state, part)) != moves
+        assert np.isnan(metrics["actor/bc_loss"]) != moves
+        assert not equal(new.critic.model, state.critic.model)
+        state = new
+
+
+@every_algorithm
+def test_metrics_have_the_same_names_at_every_update(name):
+    state, algorithm = trained(name), make(name)
+    names = []
+    for index in range(2):  # outside of jit, where the index is a known number
+        _, metrics = jax.eval_shape(
+            lambda state, batch, key, index=index: algorithm.update(state, batch, key, jnp.asarray(index)),
+            state,
+            batch_of(name),
+            jax.eval_shape(jax.random.key, 0),
+        )
+        names.append(sorted(metrics))
+    assert names[0] == names[1] and all("/" in key for key in names[0])
+
+
+# --- Target networks ---
+
+TARGETS = [(name, field) for name in ALGORITHMS for field in ALGORITHMS[name].State._fields if field[:7] == "target_"]
+
+
+def average(old: Any, new: Any, rate: float) -> Any:
+    return jax.tree.map(lambda old, new: (1.0 - rate) * np.asarray(old) + rate * np.asarray(new), old, new)
+
+
+@pytest.mark.parametrize(("name", "target"), TARGETS)
+def test_targets_move_by_their_average_alone(name, target):
+    online = target.removeprefix("target_")
+    config = config_of(name)
+    state = trained(name, 2)
+    for index in range(2, 7):
+        new, _ = update(name, state, index)
+        before, after, model = getattr(state, target), getattr(new, target), getattr(new, online).model
+        if online == "critic" or index in (4, 6):  # the target policy: from update 3 on, every second one
+            rate = config.target_rate if online == "critic" else config.ema_rate
+            assert distance(after, average(before, model, rate)) < 1e-6
+            assert distance(after, before) > 1e-5  # negative controls: it moved
+            # and towards the network after its step, not before it.
+            assert distance(after, average(before, getattr(state, online).model, rate)) > 1e-5
+        else:
+            assert equal(after, before)
+        state = new
+
+
+@pytest.mark.parametrize(("name", "target"), TARGETS)
+def test_targets_start_as_copies(name, target):
+    state = initial(name)
+    assert equal(getattr(state, target), getattr(state, target.removeprefix("target_")).model)
+
+
+# --- Decay ---
+
+
+@pytest.mark.parametrize("name", having("decay_updates"))
+def test_after_the_decay_nothing_moves(name):
+    algorithm = make(name, decay_updates=4)
+    run = jax.jit(algorithm.update)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    for index in range(6):
+        new, _ = run(state, batch_of(name, index), jax.random.key(index), jnp.asarray(index))
+        if index in (2, 4):  # updates that also move the policy, before and after the end
+            for part, model in moving_parts(new).items():
+                assert equal(model, moving_parts(state)[part]) == (index >= 4), part
+        state = new
+
+
+# --- Checkpoints ---
+
+
+@every_algorithm
+def test_a_checkpoint_continues_bit_for_bit(name, tmp_path):
+    state = trained(name)
+    checkpoint.save(tmp_path / "state.safetensors", state, {"update": 3})
+    like = jax.eval_shape(make(name).init, jax.eval_shape(jax.random.key, 0))
+    loaded, information = checkpoint.load(tmp_path / "state.safetensors", like)
+    assert information == {"update": 3}
+    assert shapes(jax.tree.map(jnp.asarray, loaded)) == shapes(jax.tree.map(jnp.asarray, state))
+    assert equal(loaded, state)
+
+    def continued(state) -> Any:
+        for index in (3, 4):
+            state, _ = update(name, state, index)
+        return state
+
+    assert equal(continued(loaded), continued(state))
+    memory = loaded.actor.optimiser_state
+    forgetful = loaded._replace(
+        actor=dataclasses.replace(loaded.actor, optimiser_state=jax.tree.map(np.zeros_like, memory))
+    )
+    assert not equal(continued(forgetful), continued(state))  # negative control: the optimiser's memory counts
