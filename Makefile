@@ -12,7 +12,7 @@ setup: .venv/.installed
 	@touch $@
 
 train: setup
-	$(BIN)/diffcps train diffcps --dataset builtin --preset hopper-medium-replay --updates 30000 --eval-every 5000 --out runs/first --resume
+	$(BIN)/diffcps train diffcps --dataset builtin --preset hopper-medium-replay --updates 25000 --eval-every 5000 --out runs/first --resume
 
 test: setup
 	$(BIN)/python -m pytest -n 2

@@ -10,7 +10,10 @@ from diffcps.types import UserError
 
 def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path):
     with RunFolder(tmp_path / "run").locked():
-        with pytest.raises(UserError, match="another process is writing this run"), RunFolder(tmp_path / "run").locked():
+        with (
+            pytest.raises(UserError, match="another process is writing this run"),
+            RunFolder(tmp_path / "run").locked(),
+        ):
             pass
     with RunFolder(tmp_path / "run").locked():
         pass

@@ -90,7 +90,8 @@ class Program:
 
     def diagnose(self, state: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The algorithm's diagnostics on the given rows of the dataset, per member, with the same noise each time."""
-        metrics = _diagnose(self._make, state, self._swept, self._dataset, jnp.asarray(rows), self._key_diagnose)
+        key = jax.random.clone(self._key_diagnose)  # on purpose: the same noise makes evaluations comparable
+        metrics = _diagnose(self._make, state, self._swept, self._dataset, jnp.asarray(rows), key)
         return {name: np.asarray(value) for name, value in metrics.items()}
 
 
