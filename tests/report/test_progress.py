@@ -56,7 +56,7 @@ def written(console: Console) -> str:
 
 def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     display = Silent()
-    display.start(0)
+    display.start(0, {})
     display.waiting()
     display.logged(1, [metrics(1)])
     display.evaluating(0, 1)
@@ -67,7 +67,7 @@ def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table_of_members() -> None:
     with Live(10_000, ["seed 0", "seed 1"], kappa=0.05, reference=REFERENCE, console=terminal()) as live:
-        live.start(0)
+        live.start(0, {})
         live.logged(1000, [metrics(1000), metrics(1000, 1)])
         live.evaluated(1000, [score(1000, 0, 3000.0), score(1000, 1, 1000.0)])
         live.evaluated(2000, [score(2000, 0, 2000.0), score(2000, 1, 1200.0)])
@@ -80,7 +80,7 @@ def test_table_of_members() -> None:
 
 def test_swept_bound_is_each_members_own() -> None:
     with Live(100, ["seed 0, kappa 0.02", "seed 0, kappa 0.1"], console=terminal()) as live:
-        live.start(0)
+        live.start(0, {})
         live.logged(10, [metrics(10, 0, kappa=0.02), metrics(10, 1, kappa=0.1)])
         lines = frame(live)
     assert any(line.startswith("seed 0, kappa 0.02 0.0478 / 0.02 ") for line in lines)
@@ -89,7 +89,7 @@ def test_swept_bound_is_each_members_own() -> None:
 
 def test_columns_only_for_what_is_measured() -> None:
     with Live(100, ["seed 0"], console=terminal()) as live:
-        live.start(0)
+        live.start(0, {})
         live.logged(10, [{"update": 10, "member": 0, "actor/bc_loss": None, "updates_per_second": 1.0}])
         live.evaluated(10, [score(10, 0, None)])
         lines = frame(live)
@@ -99,7 +99,7 @@ def test_columns_only_for_what_is_measured() -> None:
 
 def test_members_beyond_twelve_are_counted() -> None:
     with Live(100, [f"seed {i}" for i in range(15)], console=terminal()) as live:
-        live.start(0)
+        live.start(0, {})
         live.logged(10, [metrics(10, i) for i in range(15)])
         lines = frame(live)
     assert any(line.startswith("seed 11 ") for line in lines)
@@ -109,7 +109,7 @@ def test_members_beyond_twelve_are_counted() -> None:
 
 def test_member_that_left_is_marked() -> None:
     with Live(100, ["seed 0", "seed 1"], console=terminal()) as live:
-        live.start(0)
+        live.start(0, {})
         live.logged(10, [metrics(10), metrics(10, 1)])
         live.logged(20, [metrics(20, 1)])
         lines = frame(live)
@@ -117,17 +117,17 @@ def test_member_that_left_is_marked() -> None:
     assert any(line.startswith("seed 1 0.0478") for line in lines)
 
 
-def test_best_of_a_resumed_run_is_named_so() -> None:
+def test_the_best_of_before_a_resume_is_remembered() -> None:
     with Live(100, ["seed 0"], console=terminal()) as live:
-        live.start(50)
+        live.start(50, {0: 777.0})
         live.logged(60, [metrics(60)])
         live.evaluated(60, [score(60, 0, 5.0)])
-        assert any("best since" in line for line in frame(live))
+        assert any("777" in line for line in frame(live))
 
 
 def test_running_evaluation_is_seen() -> None:
     with Live(100, ["seed 0"], console=terminal()) as live:
-        live.start(0)
+        live.start(0, {})
         assert "compiling" in frame(live)
         for step, alive in ((0, 40), (301, 17)):
             live.evaluating(step, alive)
@@ -138,7 +138,7 @@ def test_running_evaluation_is_seen() -> None:
 
 def test_time_left_counts_evaluations_but_not_compilation(clock: Clock) -> None:
     live = Live(1000, ["seed 0"], console=log())
-    live.start(0)
+    live.start(0, {})
     clock.now = 500.0  # compilation
     live.logged(100, [metrics(100)])
     assert live._words() == "100 of 1,000 updates, 50 updates/s, 0:00:18 left"  # 900 updates at the rate of 50
@@ -152,7 +152,7 @@ def test_time_left_counts_evaluations_but_not_compilation(clock: Clock) -> None:
 def test_note_stands_above_and_terminal_is_left_clean_after_an_interrupt() -> None:
     console = terminal()
     with pytest.raises(KeyboardInterrupt), Live(100, ["seed 0"], console=console) as live:
-        live.start(0)
+        live.start(0, {})
         live.note("member 0 [seed 0] diverged")
         raise KeyboardInterrupt
     text = written(console)
@@ -166,7 +166,7 @@ def test_log_has_a_line_per_evaluation_and_nothing_between(clock: Clock) -> None
     console = log()
     labels = ["seed 0, kappa 0.05", "seed 1, kappa 0.05"]
     with Live(10_000, labels, reference=REFERENCE, console=console) as live:
-        live.start(0)
+        live.start(0, {})
         for update in (1000, 2000):
             clock.now += 25.0
             live.waiting()
@@ -182,7 +182,7 @@ def test_log_has_a_line_per_evaluation_and_nothing_between(clock: Clock) -> None
 def test_log_is_never_silent_for_more_than_a_minute(clock: Clock) -> None:
     console = log()
     with Live(10_000, ["seed 0"], console=console) as live:
-        live.start(0)
+        live.start(0, {})
         for second in range(0, 121, 10):  # compiling
             clock.now = float(second)
             live.waiting()
@@ -201,7 +201,7 @@ def test_log_is_never_silent_for_more_than_a_minute(clock: Clock) -> None:
 def test_log_line_without_environment_and_with_many_members() -> None:
     console = log()
     with Live(100, [f"seed {i}" for i in range(14)], console=console) as live:
-        live.start(0)
+        live.start(0, {})
         live.logged(50, [metrics(50, i) for i in range(14)])
         live.evaluated(50, [score(50, i, None) for i in range(14)])
     (line,) = written(console).splitlines()

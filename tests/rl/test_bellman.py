@@ -34,7 +34,7 @@ def test_target_of_any_ensemble_and_any_leading_axes():
 
 
 def test_no_gradient_flows_through_the_target():
-    gradient = jax.grad(lambda *numbers: clipped_double_q_target(*numbers, 0.5).sum(), argnums=(0, 1, 2))
+    gradient = jax.grad(lambda r, d, q: clipped_double_q_target(r, d, q, 0.5).sum(), argnums=(0, 1, 2))
     for part in gradient(REWARD, TERMINAL, Q_NEXT):
         np.testing.assert_array_equal(part, np.zeros_like(part))
 

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import h5py
 import numpy as np
 
 from diffcps.types import Dataset, DatasetInfo, UserError
@@ -62,6 +61,8 @@ def read_hdf5(path: Path, source: str) -> Raw:
     Raises `UserError` where the file is missing, is not HDF5, is truncated, or lacks a field.
     Reference: D4RL (arXiv:2004.07219), file layout.
     """
+    import h5py
+
     sha256 = sha256_of_file(path, source)
     wanted = {spelling for spellings in FIELDS.values() for spelling in spellings}
     try:
