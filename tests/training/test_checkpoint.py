@@ -62,7 +62,9 @@ def test_bad_files_are_one_line(tmp_path):
 def test_another_configuration_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, TREE, {})
-    with pytest.raises(UserError, match=r"weight has shape \(2, 2\) where \(2, 3\) is expected"):
+    with pytest.raises(UserError, match=r"weight is float32 \(2, 2\) where float32 \(2, 3\) is expected"):
         checkpoint.load(path, {**SHAPES, "weight": jax.ShapeDtypeStruct((2, 3), np.float32)})
+    with pytest.raises(UserError, match=r"weight is float32 \(2, 2\) where float16 \(2, 2\) is expected"):
+        checkpoint.load(path, {**SHAPES, "weight": jax.ShapeDtypeStruct((2, 2), np.float16)})
     with pytest.raises(UserError, match="holds no array bias"):
         checkpoint.load(path, {**SHAPES, "bias": jax.ShapeDtypeStruct((2,), np.float32)})

@@ -155,9 +155,10 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
     """DiffCPS for the given sizes. Real-valued fields of `config` may be traced arrays."""
     schedule = make_schedule(config.schedule, config.num_steps)
     decay, norm = config.decay_updates, config.max_grad_norm
-    actor_optimiser = clipped_adam(config.actor_learning_rate, norm, decay // config.policy_interval)
+    policy_decay = -(-decay // config.policy_interval)  # the policy's own steps within `decay` updates
+    actor_optimiser = clipped_adam(config.actor_learning_rate, norm, policy_decay)
     critic_optimiser = clipped_adam(config.critic_learning_rate, norm, decay)
-    multiplier_optimiser = clipped_adam(config.multiplier_learning_rate, norm, decay // config.policy_interval)
+    multiplier_optimiser = clipped_adam(config.multiplier_learning_rate, norm, policy_decay)
 
     def init(key: Key) -> State:
         key_actor, key_critic = jax.random.split(key)

@@ -55,8 +55,9 @@ def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
         key = jax.tree_util.keystr(name, simple=True, separator=".")
         if key not in arrays:
             raise UserError(f"{path}: holds no array {key}: it was written by another configuration or version")
-        if arrays[key].shape != like.shape:
-            raise UserError(f"{path}: {key} has shape {arrays[key].shape} where {like.shape} is expected")
-        return arrays[key]
+        found = arrays[key]
+        if found.shape != like.shape or found.dtype != like.dtype:
+            raise UserError(f"{path}: {key} is {found.dtype} {found.shape} where {like.dtype} {like.shape} is expected")
+        return found
 
     return jax.tree_util.tree_map_with_path(leaf, like), information
