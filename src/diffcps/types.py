@@ -19,7 +19,7 @@ Metrics = dict[str, Scalar]
 
 
 if TYPE_CHECKING:
-    Stored = Array
+    Stored = Any
 else:
     Stored = Array | np.ndarray
 """A dataset's arrays live on the host (NumPy) until a training puts them on the device."""

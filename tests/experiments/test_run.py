@@ -66,7 +66,7 @@ def test_normalisation_travels_with_the_policy(run):
     out, _ = run
     record = json.loads((out / "config.json").read_text())
     policy = diffcps.load_policy(out)
-    mean = np.float32(record["dataset"]["observation_mean"])
+    mean = np.asarray(record["dataset"]["observation_mean"], np.float32)
     np.testing.assert_allclose(policy._scaling.observation(mean), 0.0, atol=1e-6)
     raw = diffcps.load_dataset("builtin").observation
     normalised = diffcps.load_dataset("builtin", normalise_observation=True).observation

@@ -11,7 +11,7 @@ import pytest
 from diffcps.training import checkpoint
 from diffcps.types import UserError
 
-TREE = {"weight": np.float32([[1.5, -2.0], [3.25, np.inf]]), "count": (np.int32(7), np.bool_(True))}
+TREE = {"weight": np.array([[1.5, -2.0], [3.25, np.inf]], np.float32), "count": (np.int32(7), np.bool_(True))}
 SHAPES = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, TREE))
 
 

@@ -1,6 +1,7 @@
 """Members train together as they would alone; one that diverges is frozen and the others go on."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def dataset() -> Dataset:
     )
 
 
-def program(dataset, members, config=SMALL, module=diffcps):
+def program(dataset, members, config: Any = SMALL, module: Any = diffcps):
     return Program(lambda swept: module.make(dataclasses.replace(config, **swept), dataset.spec), members, dataset)
 
 
