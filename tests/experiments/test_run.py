@@ -39,6 +39,7 @@ def test_a_run_leaves_everything_that_it_promises(run):
     record = json.loads((out / "config.json").read_text())
     assert record["sweep"] == {"kappa": [0.01, 0.1]} and record["env"] == "Hopper-v5"
     assert len(record["dataset"]["observation_mean"]) == 11
+    assert record["data_return"] == summary["data_return"] == pytest.approx(465.84, abs=0.01)
     evaluations = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
     assert len(evaluations) == 2 * 4
     for row in evaluations:

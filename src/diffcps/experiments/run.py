@@ -18,6 +18,7 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data import load_dataset
+from diffcps.data.summary import episode_returns
 from diffcps.envs.make import check_fits, reference_scores
 from diffcps.evaluation.rollout import roll_out
 from diffcps.evaluation.scores import four_scores, normalised_score
@@ -30,7 +31,7 @@ from diffcps.types import Dataset, DatasetInfo, Display, Real, UserError
 
 FORMAT = 1
 """Version of the run folder's layout."""
-RESUMABLE = ("updates", "command", "versions", "device")
+RESUMABLE = ("updates", "command", "versions", "device", "data_return")
 """What may differ between a run and its continuation."""
 
 
@@ -131,6 +132,13 @@ def _report(folder: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
     return summary
 
 
+def data_return(dataset: Dataset) -> float | None:
+    """Mean return of the episodes in the data: what a policy has to beat. None where rewards were transformed."""
+    if dataset.info.reward_transform != "none":
+        return None
+    return float(np.mean(episode_returns(dataset)[0]))
+
+
 def reference_of(info: DatasetInfo, environment: str | None) -> tuple[float, float] | None:
     """Returns of normalised score 0 and 100: the dataset's own, else D4RL's for the environment, else unknown."""
     if environment is None:
@@ -175,6 +183,7 @@ def _record(name, config, settings: Settings, sweep, dataset: Dataset, environme
         "reference": None if reference is None else list(reference),
         "dataset": fields.to_json(dataset.info),
         "transitions": dataset.size,
+        "data_return": data_return(dataset),
         "spec": dataset.spec._asdict(),
         "command": shlex.join(["diffcps", *sys.argv[1:]])
         if Path(sys.argv[0]).name == "diffcps"
@@ -234,7 +243,8 @@ def summarise(folder: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
             for kind, score in scores._asdict().items():
                 row[kind] = None if score is None else _score_json(score, record["reference"])
         rows.append(row)
-    return {"algorithm": record["algorithm"], "env": record["env"], "updates": record["updates"], "members": rows}
+    shared = {name: record.get(name) for name in ("algorithm", "env", "updates", "data_return", "reference")}
+    return {**shared, "members": rows}
 
 
 def _score_json(score, reference) -> dict[str, Any]:

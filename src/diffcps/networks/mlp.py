@@ -26,7 +26,7 @@ def mish(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     reciprocal used twice it makes four, which cost a third of a whole training update.
     Reference: arXiv:1908.08681.
     """
-    e = _exp(jnp.clip(x, -80.0, MISH_CLAMP))
+    e = _exp(jnp.clip(x, -87.0, MISH_CLAMP))
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
 
@@ -34,10 +34,11 @@ def mish(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 @mish.defjvp
 def _mish_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
-    clamped = jnp.clip(x, -80.0, MISH_CLAMP)
+    clamped = jnp.clip(x, -87.0, MISH_CLAMP)
     e = _exp(clamped)
     n = e * (e + 2.0)
-    slope = (n * (n + 2.0) + 4.0 * clamped * e * (e + 1.0)) / jnp.square(n + 2.0)
+    m = n + 2.0
+    slope = (n * m + 4.0 * clamped * e * (e + 1.0)) / m / m  # m^2 has a square too large for second derivatives
     return mish(x), slope * tangent
 
 

@@ -86,7 +86,11 @@ def curves_figure(config: Mapping[str, Any], metrics: Sequence[Row], evaluations
     if scored:
         axes = figure.add_subplot(grid[0, :])
         _draw(axes, scored, "score", config, colours)
-        axes.set_title(f"Score: mean return of {config['episodes']} episodes", loc="left", fontsize=10, color=INK)
+        title = f"Score: mean return of {config['episodes']} episodes"
+        if config.get("data_return") is not None:
+            axes.axhline(config["data_return"], color=INK, linewidth=1, linestyle="--")
+            title += ", and of the data's episodes (dashed)"
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
         if config["reference"] is not None:
             _normalised_axis(axes, config["reference"])
     for i, panel in enumerate(panels):

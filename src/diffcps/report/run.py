@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from diffcps.evaluation.scores import mean_and_std_over_members
+from diffcps.evaluation.scores import mean_and_std_over_members, normalised_score
 
 KINDS = ("last", "best", "mean_of_last", "offline_selected")
 CHOSEN = ("best", "offline_selected")
@@ -32,6 +32,11 @@ def run_table(summary: Mapping[str, Any]) -> Table:
 
     title = f"{summary['algorithm']} on {summary['env'] or 'no environment'}, {summary['updates']:,} updates"
     caption = EXPLANATION if kinds else "No scores: the run has no environment, or was not evaluated."
+    if kinds and summary.get("data_return") is not None:
+        reference = summary["reference"]
+        mean = summary["data_return"]
+        normalised = None if reference is None else float(normalised_score(mean, tuple(reference)))
+        title += f"; mean return of the data: {score_words(mean, normalised)}"
     table = Table(title=Text(title), title_justify="left", caption=Text(caption), caption_justify="left", min_width=60)
     table.box, table.pad_edge, table.collapse_padding = box.SIMPLE, False, True
     for name in (*swept, "seed"):
