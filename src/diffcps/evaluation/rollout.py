@@ -100,7 +100,9 @@ def record_video(act: Act, environment_id: str, path: str | Path, *, seed: int =
         raise UserError("writing a video needs imageio with ffmpeg: pip install 'diffcps[video]'") from error
 
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
-    with closing(make_environment(environment_id, render_mode="rgb_array")) as environment:
+    with warnings.catch_warnings(), closing(make_environment(environment_id, render_mode="rgb_array")) as environment:
+        # JAX warns of forks; the child becomes ffmpeg at once.
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
         observation, _ = environment.reset(seed=seed)
         frame = _first_frame(environment, environment_id)
         frames_per_second = environment.metadata.get("render_fps", 30)
