@@ -16,6 +16,7 @@ from jaxtyping import install_import_hook
 install_import_hook("diffcps", "beartype.beartype")
 
 jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_num_cpu_devices", 2)  # so that members of a run are spread over devices on any machine
 # `jax_numpy_rank_promotion` stays at its default. Functions over "*b" promote ranks by design: a bias (out,) is added
 # to (*b, out), one time step meets a batch. `strict_promotion` checks the places where all ranks are equal.
 

@@ -146,7 +146,7 @@ def evaluate(
     info = DatasetInfo(**fields.from_json(DatasetInfo, loaded.record["dataset"]))
     check_fits(loaded.spec, info, environment)
     program = Program(loaded.make, loaded.members, None)
-    state = jax.tree.map(jnp.asarray, loaded.state)
+    state = program.place(loaded.state)
 
     def act(observation: np.ndarray, step: int) -> np.ndarray:
         return program.act(state, observation, seed, step)

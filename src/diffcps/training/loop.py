@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffcps.training import checkpoint
@@ -81,7 +80,7 @@ def fit(
         state, information = checkpoint.load(folder.last, state)
         update, stopped = information["update"], information["stopped"]
         alive = np.array([str(member.index) not in stopped for member in members])
-        state = jax.tree.map(jnp.array, state)  # into buffers of JAX's own, which `advance` may consume
+        state = program.place(state)
     folder.forget_after(update)
     best_score, best_state = _best_so_far(folder, members, state)
     display.start(update, {index: score for index, score in enumerate(best_score) if score > -math.inf})
@@ -91,7 +90,7 @@ def fit(
         while update < lengths.updates and alive.any():
             boundary = lengths.boundary_after(update)
             started = time.perf_counter()
-            state, now_alive, metrics = program.advance(state, jnp.asarray(alive), update, boundary)
+            state, now_alive, metrics = program.advance(state, alive, update, boundary)
             while not now_alive.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
                 # The host stays free to draw, and to hear Ctrl-C.
                 time.sleep(0.02)

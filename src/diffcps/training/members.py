@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffcps.types import Algorithm, Dataset
 
@@ -46,8 +49,21 @@ def expand(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[M
     ]
 
 
+def devices_for(num_members: int) -> list[Any]:
+    """As many devices as share the members equally.
+
+    Each core of a CPU counts as a device, if JAX has not started yet: members then train side by side, a core each,
+    instead of one after the other with every small product split over all cores.
+    """
+    if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]; nobody has set it
+        with suppress(RuntimeError):  # JAX is running already: its devices are what they are
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    devices = jax.devices()
+    return devices[: math.gcd(num_members, len(devices))]
+
+
 class Program:
-    """All members of a run as one compiled program: `vmap` over members of a loop over updates.
+    """All members of a run as one compiled program: `vmap` over members of a loop over updates, shared by the devices.
 
     The random numbers of a member depend on its seed and on the index of the update alone, so that they are the same
     in any company and after any interruption. Members of equal seed share them.
@@ -60,19 +76,26 @@ class Program:
 
         Without a dataset the members can act, but neither train nor diagnose.
         """
+        devices = devices_for(len(members))
+        mesh = jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
+        self._by_member = NamedSharding(mesh, PartitionSpec("members"))
         self._make = make
-        self._dataset = jax.device_put(dataset)
-        self._swept = {
-            name: jnp.asarray([member.swept[name] for member in members], jnp.float32) for name in members[0].swept
-        }
+        self._dataset = jax.device_put(dataset, NamedSharding(mesh, PartitionSpec()))
+        self._swept = self.place(
+            {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}
+        )
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 4))(
             jnp.asarray([member.seed for member in members], jnp.uint32)
         )
-        self._key_init, self._key_update, self._key_diagnose, self._key_act = (keys[:, i] for i in range(4))
+        self._key_init, self._key_update, self._key_diagnose, self._key_act = self.place([keys[:, i] for i in range(4)])
+
+    def place(self, tree: Any) -> Any:
+        """Arrays with a leading member axis, each member on its device, in buffers that `advance` may consume."""
+        return jax.device_put(tree, self._by_member, may_alias=False)
 
     def init(self) -> Any:
         """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
-        return _init(self._make, self._swept, self._key_init)
+        return self.place(_init(self._make, self._swept, self._key_init))
 
     def advance(
         self, state: Any, alive: jax.Array, first: int, last: int
@@ -82,6 +105,7 @@ class Program:
         A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
         no longer `alive`. Metrics are means over the updates that report them, per member.
         """
+        alive = jax.device_put(alive, self._by_member)
         return _advance(self._make, state, alive, self._swept, self._dataset, self._key_update, first, last)
 
     def act(self, state: Any, observation: np.ndarray, update: int, step: int) -> np.ndarray:
