@@ -3,8 +3,8 @@
     pip install torch==2.13.0        # in an environment of its own: the library does not need it
     python benchmarks/torch_update.py --sizes 17 6
 
-One DiffCPS update (paper, algorithm 1) written the plain way: modules, autograd, torch.optim.Adam, a Python loop over the
-reverse chain. Batch 256, width 256, three layers, policy interval 2, T = 5. Prints the median milliseconds per update, to
+One DiffCPS update (paper, algorithm 1) written the plain way: modules, autograd, torch.optim.Adam, a Python loop over
+the reverse chain. Batch 256, width 256, three layers, policy interval 2. Prints the median milliseconds per update, to
 be set beside `benchmarks/update_speed.py` on the same machine within the same minutes.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import math
 import statistics
 import time
@@ -25,7 +26,7 @@ KAPPA, NORM, RATE, RATE_MULTIPLIER, POLYAK, EMA, DISCOUNT = 0.05, 9.0, 3e-4, 3e-
 
 def mlp(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.Mish()]
     return nn.Sequential(*layers[:-1])
 

@@ -34,7 +34,7 @@ def critic_from_golden(arrays: Arrays, prefix: str) -> Critic:
     layers = [(jnp.stack([w1, w2]), jnp.stack([b1, b2])) for (w1, b1), (w2, b2) in zip(*pairs, strict=True)]
     _, fan_in, width = layers[0][0].shape
     spec = Spec(fan_in - 1, 1)  # the two sizes enter by their sum alone
-    critic = eqx.filter_eval_shape(Critic, spec, width, len(layers) - 1, jax.random.key(0))
+    critic = eqx.filter_eval_shape(Critic, spec, (width,) * (len(layers) - 1), jax.random.key(0))
     return eqx.tree_at(_parameters_of_critic, critic, [array for pair in layers for array in pair])
 
 

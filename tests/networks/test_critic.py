@@ -25,7 +25,7 @@ SPEC = Spec(observation_size=4, action_size=2)
 
 @eqx.filter_jit  # operations one by one would each be compiled, in seconds
 def make_critic(size: int = 2) -> Critic:
-    return Critic(SPEC, 8, 2, jax.random.key(0), size=size)
+    return Critic(SPEC, (8, 8), jax.random.key(0), size=size)
 
 
 @eqx.filter_jit

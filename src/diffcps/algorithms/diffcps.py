@@ -163,7 +163,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
     def init(key: Key) -> State:
         key_actor, key_critic = jax.random.split(key)
         actor = Denoiser(spec, config.width, config.depth, config.time_size, key_actor)
-        critic = Critic(spec, config.width, config.depth, key_critic)
+        critic = Critic(spec, (config.width,) * config.depth, key_critic)
         multiplier = jnp.asarray(config.multiplier_init, jnp.float32)
         return State(
             actor=start(actor_optimiser, actor),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from diffcps.networks.mlp import MLP
+from diffcps.networks.mlp import MLP, Activation, mish
 from diffcps.types import Key, Spec
 
 
@@ -25,9 +25,9 @@ class Critic(eqx.Module):
 
     networks: MLP
 
-    def __init__(self, spec: Spec, width: int, depth: int, key: Key, size: int = 2):
-        sizes = (spec.observation_size + spec.action_size, *[width] * depth, 1)
-        self.networks = jax.vmap(lambda k: MLP(sizes, k))(jax.random.split(key, size))
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], key: Key, activation: Activation = mish, size: int = 2):
+        sizes = (spec.observation_size + spec.action_size, *hidden, 1)
+        self.networks = jax.vmap(lambda k: MLP(sizes, k, activation))(jax.random.split(key, size))
 
     def __call__(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "size *b"]:
         x = jnp.concatenate([observation, action], axis=-1)

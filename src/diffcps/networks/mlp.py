@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -72,18 +74,23 @@ class Linear(eqx.Module):
         return x @ self.weight + self.bias
 
 
+Activation = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
+
+
 class MLP(eqx.Module):
-    """Linear layers with Mish between them and nothing after the last."""
+    """Linear layers with an activation between them and nothing after the last."""
 
     layers: tuple[Linear, ...]
+    activation: Activation = eqx.field(static=True)
 
-    def __init__(self, sizes: tuple[int, ...], key: Key):
+    def __init__(self, sizes: tuple[int, ...], key: Key, activation: Activation = mish):
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(
             Linear(fan_in, fan_out, k) for fan_in, fan_out, k in zip(sizes[:-1], sizes[1:], keys, strict=True)
         )
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*b fan_in"]) -> Float[Array, "*b fan_out"]:
         for layer in self.layers[:-1]:
-            x = mish(layer(x))
+            x = self.activation(layer(x))
         return self.layers[-1](x)

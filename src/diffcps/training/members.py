@@ -98,7 +98,7 @@ class Program:
         return self.place(_init(self._make, self._swept, self._key_init))
 
     def advance(
-        self, state: Any, alive: jax.Array, first: int, last: int
+        self, state: Any, alive: np.ndarray | jax.Array, first: int, last: int
     ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
         """Makes updates `first`, ..., `last` - 1. Consumes `state`.
 
