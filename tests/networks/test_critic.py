@@ -153,6 +153,6 @@ def test_golden_target_values(golden):
 
 def test_golden_weights_fill_a_critic_of_our_own_making(golden):
     critic = critic_from_golden(golden("diffcps_reference"), "critic")
-    ours = eqx.filter_eval_shape(Critic, Spec(5, 3), 32, 3, jax.random.key(0))
+    ours = eqx.filter_eval_shape(Critic, Spec(5, 3), (32, 32, 32), jax.random.key(0))
     assert jax.tree.structure(critic) == jax.tree.structure(ours)
     assert [leaf.shape for leaf in jax.tree.leaves(critic)] == [leaf.shape for leaf in jax.tree.leaves(ours)]
