@@ -28,6 +28,11 @@ def clipped_adam(learning_rate: Real, max_grad_norm: Real, decay_steps: int = 0)
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(schedule))  # pyright: ignore[reportArgumentType]
 
 
+def momentum_sgd(learning_rate: Real, momentum: Real) -> optax.GradientTransformation:
+    """Gradient descent with (heavy-ball) momentum: v <- momentum v + g, theta <- theta - rate v."""
+    return optax.sgd(learning_rate, momentum)  # pyright: ignore[reportArgumentType]
+
+
 def start(optimiser: optax.GradientTransformation, model: Model) -> Trained[Model]:
     """A model before its first step."""
     return Trained(model, optimiser.init(model))  # pyright: ignore[reportArgumentType]

@@ -86,6 +86,8 @@ class Dataset:
     terminal: Bool[Stored, " n"]
     timeout: Bool[Stored, " n"]
     info: DatasetInfo = field(metadata={"static": True})
+    labels: Any = ()
+    """What the current stage of a training in stages has computed for each row; empty otherwise."""
 
     @property
     def size(self) -> int:
@@ -107,6 +109,22 @@ UpdateIndex = Int[Array, ""]
 
 
 @dataclass(frozen=True)
+class Stage(Generic[State]):
+    """One stage of a training in stages, on the state that all of them share.
+
+    `begin(state, dataset, key)` hands over: it takes the state that the stage before left (and `dataset.labels`, what
+    that one had computed for the rows) and returns the state to start from and the labels that `batch` finds in
+    `dataset.labels`, arrays with a row for each transition. `batch` and `update` are as in `Algorithm`.
+    """
+
+    share: int | float
+    """Its share of the run's updates, in proportion to the other stages' shares."""
+    begin: Callable[[State, Dataset, Key], tuple[State, Any]]
+    batch: Callable[[Dataset, Key], Batch]
+    update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
+
+
+@dataclass(frozen=True)
 class Algorithm(Generic[State]):
     """A learner as pure functions over an explicit state. Keys are new-style (`jax.random.key`), consumed once.
 
@@ -114,6 +132,9 @@ class Algorithm(Generic[State]):
     is one training step; `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1];
     `diagnose(state, rows, key)` measures the state on rows of the dataset without changing it, and must report
     `selection/loss`, the number by which a checkpoint is chosen when no environment may be asked (lower is better).
+
+    A training in stages lists them in `stages`, in order; a stage may come several times. `batch` and `update` are then
+    those of the last one.
     """
 
     init: Callable[[Key], State]
@@ -121,6 +142,7 @@ class Algorithm(Generic[State]):
     update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
     act: Callable[[State, Float[Array, "*b obs"], Key], Float[Array, "*b act"]]
     diagnose: Callable[[State, Dataset, Key], Metrics]
+    stages: tuple[Stage[State], ...] = ()
 
 
 @runtime_checkable

@@ -8,10 +8,15 @@ import jax.numpy as jnp
 from diffcps.types import Dataset, Key, Transition
 
 
+def draw_rows(dataset: Dataset, key: Key, batch_size: int) -> Dataset:
+    """`batch_size` rows, uniformly and with replacement."""
+    row = jax.random.randint(key, (batch_size,), 0, dataset.size)
+    return jax.tree.map(lambda array: array[row], dataset)
+
+
 def sample_transitions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     """`batch_size` transitions, uniformly and with replacement."""
-    row = jax.random.randint(key, (batch_size,), 0, dataset.size)
-    return transitions(jax.tree.map(lambda array: array[row], dataset))
+    return transitions(draw_rows(dataset, key, batch_size))
 
 
 def transitions(rows: Dataset) -> Transition:

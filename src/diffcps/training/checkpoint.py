@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +41,27 @@ def save(path: Path, tree: Any, information: dict[str, Any]) -> None:
     write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))
 
 
-def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
-    """The tree saved at `path`, in the structure of `like` (arrays or their shapes), and its information."""
+def information(path: Path) -> dict[str, Any]:
+    """The information saved with a checkpoint."""
+    with _readable(path), open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        return json.loads(header["__metadata__"]["diffcps"])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        arrays = safetensors.numpy.load_file(path)
-        with open(path, "rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        information = json.loads(header["__metadata__"]["diffcps"])
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, struct.error) as error:
         raise UserError(f"{path}: not a checkpoint of diffcps, or damaged ({error})") from None
+
+
+def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+    """The tree saved at `path`, in the structure of `like` (arrays or their shapes), and its information."""
+    with _readable(path):
+        arrays = safetensors.numpy.load_file(path)
 
     def leaf(name, like):
         key = jax.tree_util.keystr(name, simple=True, separator=".")
@@ -60,4 +72,4 @@ def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
             raise UserError(f"{path}: {key} is {found.dtype} {found.shape} where {like.dtype} {like.shape} is expected")
         return found
 
-    return jax.tree_util.tree_map_with_path(leaf, like), information
+    return jax.tree_util.tree_map_with_path(leaf, like), information(path)

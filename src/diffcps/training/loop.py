@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import signal
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,11 +35,11 @@ class Lengths:
     log_every: int
     """Updates in one call of the compiled program: the grain of the logs, of stopping and of the divergence check."""
 
-    def boundary_after(self, update: int) -> int:
+    def boundary_after(self, update: int, starts: Sequence[int]) -> int:
         """The next update count at which the host takes over; it depends on nothing but `update`."""
         next_log = (update // self.log_every + 1) * self.log_every
         next_evaluation = (update // self.eval_every + 1) * self.eval_every
-        return min(next_log, next_evaluation, self.updates)
+        return min(next_log, next_evaluation, self.updates, *(start for start in starts if start > update))
 
     def evaluates_at(self, update: int) -> bool:
         return update % self.eval_every == 0 or update == self.updates
@@ -71,16 +73,21 @@ def fit(
 
     Raises `Interrupted` after Ctrl-C or SIGTERM, when everything is saved.
     """
-    state = program.init()
+    state, labels = program.init(), ()
+    starts = program.starts(lengths.updates)
     alive = np.ones(len(members), bool)
     stopped: dict[str, str] = {}
     update = 0
     rows = np.random.default_rng(0).integers(num_rows, size=DIAGNOSE_ROWS)
     if resume and folder.last.exists():
-        state, information = checkpoint.load(folder.last, state)
+        stage = bisect_left(starts, checkpoint.information(folder.last)["update"])  # begun so far
+        for begun in range(stage):
+            _, labels = jax.eval_shape(partial(program.begin, stage=begun), state, labels, alive)
+        saved, information = checkpoint.load(folder.last, _whole(state, labels))
+        labels, state = saved.pop("labels"), type(state)(**saved)
         update, stopped = information["update"], information["stopped"]
         alive = np.array([str(member.index) not in stopped for member in members])
-        state = program.place(state)
+        state, labels = program.place(state), program.place(labels)
     folder.forget_after(update)
     best_score, best_state = _best_so_far(folder, members, state)
     display.start(update, {index: score for index, score in enumerate(best_score) if score > -math.inf})
@@ -88,9 +95,12 @@ def fit(
     told = False
     with _stop_requests() as stop_requested:
         while update < lengths.updates and alive.any():
-            boundary = lengths.boundary_after(update)
+            boundary = lengths.boundary_after(update, starts)
             started = time.perf_counter()
-            state, now_alive, metrics = program.advance(state, alive, update, boundary)
+            stage = bisect_right(starts, update) - 1
+            if update == starts[stage]:
+                state, labels = program.begin(state, labels, alive, stage)
+            state, now_alive, metrics = program.advance(state, alive, update, boundary, labels, stage)
             while not now_alive.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
                 # The host stays free to draw, and to hear Ctrl-C.
                 time.sleep(0.02)
@@ -125,12 +135,17 @@ def fit(
                     checkpoint.save(folder.best, best_state, {"update": best_update, "stopped": {}})
                 display.evaluated(update, evaluations)
             if lengths.evaluates_at(update) or stop_requested():
-                checkpoint.save(folder.last, state, {"update": update, "stopped": stopped})
+                checkpoint.save(folder.last, _whole(state, labels), {"update": update, "stopped": stopped})
             if stop_requested() and update < lengths.updates:
                 raise Interrupted(update)
     if not alive.any():
-        checkpoint.save(folder.last, state, {"update": update, "stopped": stopped})
+        checkpoint.save(folder.last, _whole(state, labels), {"update": update, "stopped": stopped})
         raise UserError("; ".join(stopped.values()) + ": no member is left to train")
+
+
+def _whole(state: Any, labels: Any) -> dict[str, Any]:
+    """What a run needs to go on: the arrays of the state under their own names, so that a policy is read from them."""
+    return {**state._asdict(), "labels": labels}
 
 
 def _row(update: int, member: Member, metrics: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import os
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from diffcps.types import Algorithm, Dataset
+from diffcps.types import Algorithm, Dataset, Stage
 
 DIVERGENCE_LIMIT = 1e8
 """A member whose logged numbers exceed this in size has diverged (squared TD errors of sane runs stay below 1e5)."""
@@ -80,6 +81,7 @@ class Program:
         mesh = jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
         self._by_member = NamedSharding(mesh, PartitionSpec("members"))
         self._make = make
+        self._stages = _stages_of(make(members[0].swept))
         self._dataset = jax.device_put(dataset, NamedSharding(mesh, PartitionSpec()))
         self._swept = self.place(
             {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}
@@ -88,6 +90,7 @@ class Program:
             jnp.asarray([member.seed for member in members], jnp.uint32)
         )
         self._key_init, self._key_update, self._key_diagnose, self._key_act = self.place([keys[:, i] for i in range(4)])
+        self._key_begin = jax.vmap(lambda key: jax.random.fold_in(key, 0))(jax.random.clone(self._key_init))
 
     def place(self, tree: Any) -> Any:
         """Arrays with a leading member axis, each member on its device, in buffers that `advance` may consume."""
@@ -97,16 +100,36 @@ class Program:
         """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
         return self.place(_init(self._make, self._swept, self._key_init))
 
+    def starts(self, updates: int) -> list[int]:
+        """The update at which each stage begins, in a run of so many; [0] where there is one stage."""
+        shares = np.array([0.0, *(stage.share for stage in self._stages)])
+        return [round(updates * before) for before in np.cumsum(shares)[:-1] / shares.sum()]
+
+    def begin(self, state: Any, labels: Any, alive: np.ndarray | jax.Array, stage: int) -> tuple[Any, Any]:
+        """Begins a stage (by its number) with the state and labels that the one before left.
+
+        The state of a member that is not alive stays as it is.
+        """
+        new, labels = _begin(
+            self._make, self._number(stage), state, labels, self._swept, self._dataset, self._key_begin, stage
+        )
+        return self.place(_where(jnp.asarray(alive), new, state)), self.place(labels)
+
+    def _number(self, stage: int) -> int:
+        """The first stage that is the same: what is compiled for one serves for all its repetitions."""
+        return self._stages.index(self._stages[stage])
+
     def advance(
-        self, state: Any, alive: np.ndarray | jax.Array, first: int, last: int
+        self, state: Any, alive: np.ndarray | jax.Array, first: int, last: int, labels: Any = (), stage: int = 0
     ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
-        """Makes updates `first`, ..., `last` - 1. Consumes `state`.
+        """Makes updates `first`, ..., `last` - 1, all of them in one stage. Consumes `state`.
 
         A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
         no longer `alive`. Metrics are means over the updates that report them, per member.
         """
         alive = jax.device_put(alive, self._by_member)
-        return _advance(self._make, state, alive, self._swept, self._dataset, self._key_update, first, last)
+        number, key = self._number(stage), self._key_update
+        return _advance(self._make, number, state, alive, labels, self._swept, self._dataset, key, first, last)
 
     def act(self, state: Any, observation: np.ndarray, update: int, step: int) -> np.ndarray:
         """Actions in [-1, 1] for "members episodes obs", at one step of the evaluation after `update` updates."""
@@ -124,16 +147,31 @@ def _init(make, swept, key):
     return jax.vmap(lambda swept, key: make(swept).init(key))(swept, key)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _advance(make, state, alive, swept, dataset, key, first, last):
-    def update_member(state, swept, key, index):
-        algorithm = make(swept)
-        key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
-        return algorithm.update(state, algorithm.batch(dataset, key_batch), key_update, index)
+def _stages_of(algorithm: Algorithm) -> tuple[Stage, ...]:
+    """An algorithm without stages is one stage of its own."""
+    whole = Stage(1.0, lambda state, dataset, key: (state, ()), algorithm.batch, algorithm.update)
+    return algorithm.stages or (whole,)
 
-    update = jax.vmap(
-        update_member, in_axes=(0, 0, 0, None)
-    )  # the index is shared, so that branches on it stay branches
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin(make, number, state, labels, swept, dataset, key, stage):
+    def begin_member(state, labels, swept, key):
+        labelled = dataclasses.replace(dataset, labels=labels)
+        return _stages_of(make(swept))[number].begin(state, labelled, jax.random.fold_in(key, stage))
+
+    return jax.vmap(begin_member)(state, labels, swept, key)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _advance(make, number, state, alive, labels, swept, dataset, key, first, last):
+    def update_member(state, labels, swept, key, index):
+        stage = _stages_of(make(swept))[number]
+        key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
+        batch = stage.batch(dataclasses.replace(dataset, labels=labels), key_batch)
+        return stage.update(state, batch, key_update, index)
+
+    def update(state, swept, key, index):  # the index is shared, so that branches on it stay branches
+        return jax.vmap(update_member, in_axes=(0, 0, 0, 0, None))(state, labels, swept, key, index)
 
     def body(index, carry):
         state, total, count = carry
@@ -152,8 +190,12 @@ def _advance(make, state, alive, swept, dataset, key, first, last):
         sane &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
     for value in total.values():
         sane &= ~(jnp.abs(value) > DIVERGENCE_LIMIT * (last - first))
-    keep = lambda new, old: jnp.where(sane.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
-    return jax.tree.map(keep, new, state), sane, metrics
+    return _where(sane, new, state), sane, metrics
+
+
+def _where(member: jax.Array, new: Any, old: Any) -> Any:
+    """`new` for the members that are true, `old` for the others."""
+    return jax.tree.map(lambda new, old: jnp.where(member.reshape(-1, *[1] * (new.ndim - 1)), new, old), new, old)
 
 
 @partial(jax.jit, static_argnums=0)
