@@ -17,8 +17,8 @@ import math
 import statistics
 import time
 
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 BATCH, WIDTH, TIME, INTERVAL = 256, 256, 16, 2
 KAPPA, NORM, RATE, RATE_MULTIPLIER, POLYAK, EMA, DISCOUNT = 0.05, 9.0, 3e-4, 3e-5, 0.005, 0.995, 0.99
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="diffusion steps T")
     parser.add_argument("--calls", type=int, default=9, help="timed calls of 50 updates")
     options = parser.parse_args()
-    learner = Learner(*options.sizes, options.steps)
+    learner = Learner(*options.sizes, options.steps)  # pyright: ignore[reportCallIssue]
     index = 1000
     times = []
     for call in range(options.calls + 2):  # two to warm up
