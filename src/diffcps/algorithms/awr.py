@@ -1,0 +1,186 @@
+"""AWR: advantage-weighted regression with a Gaussian policy (arXiv:1910.00177), on logged data.
+
+    return     G_t = r_t + gamma [(1 - lambda) V(s_{t+1}) + lambda G_{t+1}]                              TD(lambda)
+    value      L(phi)   = 1/2 E[((G - V_phi(s)) / v)^2],   v = 1 / (1 - gamma)
+    advantage  A = G - V_phi(s),   standardised over the whole dataset
+    policy     L(theta) = -E[min(exp(A / beta), w_max) log pi_theta(a | s)] + a penalty on means outside the box
+
+The training alternates, as the algorithm box does, between stages of value regression and of policy regression.
+Returns, and then advantages, are computed for the whole dataset at the start of each stage.
+
+Where this differs from the authors' program: docs/algorithms/awr.md, "Deviations".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffcps.networks.gaussian import Gaussian
+from diffcps.networks.mlp import MLP
+from diffcps.optim import Trained, descend, momentum_sgd, start
+from diffcps.rl.replay import draw_rows
+from diffcps.rl.returns import lambda_returns
+from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex
+
+CITATION = """@misc{peng2019awr,
+  title = {Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
+  author = {Peng, Xue Bin and Kumar, Aviral and Zhang, Grace and Levine, Sergey},
+  year = {2019},
+  eprint = {1910.00177},
+  archivePrefix = {arXiv}
+}"""
+
+CHUNK = 4096
+"""Rows whose values are computed at once."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters; the defaults are those of the authors' program as D4RL's evaluation ran it, unless said."""
+
+    temperature: Real = 1.0
+    """Temperature beta of the weights exp(A / beta)."""
+    max_weight: Real = 20.0
+    """Largest weight w_max."""
+    trace: Real = 0.95
+    """lambda of TD(lambda)."""
+    discount: Real = 0.99
+    """Discount gamma."""
+    std: Real = 0.2
+    """Standard deviation of the policy in each action dimension, not trained (authors: 0.4; 0.2 on Ant)."""
+    bound_weight: Real = 10.0
+    """Weight of the penalty on means outside [-1, 1]."""
+    iterations: int = 40
+    """How often values and policy take turns in a run (authors: once per 2,048 samples of experience)."""
+    critic_share: int = 1
+    """Updates of the value in proportion to `actor_share` (authors: 200 to 1,000, D4RL: 500 to 1,000)."""
+    actor_share: int = 5
+    """Updates of the policy in proportion to `critic_share`."""
+    actor_learning_rate: Real = 5e-5
+    """Rate of SGD for the policy (authors: 2.5e-5 to 1e-4 by task)."""
+    critic_learning_rate: Real = 1e-2
+    """Rate of SGD for the value."""
+    momentum: Real = 0.9
+    """Momentum of both."""
+    batch_size: int = 256
+    """Rows per update."""
+    width: int = 128
+    """Units of the first hidden layer, policy and value."""
+    second_width: int = 64
+    """Units of the second hidden layer."""
+    stochastic: bool = False
+    """Act by a sample of the policy instead of its mean (authors: the mean)."""
+
+
+class State(NamedTuple):
+    """What is carried from update to update."""
+
+    actor: Trained[Gaussian]
+    critic: Trained[MLP]
+    """V(s) / v: values as the network predicts them, about one in size."""
+
+
+class Rows(NamedTuple):
+    """What one update reads: `target` is the return G in a stage of the value, the advantage in one of the policy."""
+
+    observation: Float[Array, "b obs"]
+    action: Float[Array, "b act"]
+    target: Float[Array, " b"]
+
+
+def make(config: Config, spec: Spec) -> Algorithm[State]:
+    """AWR for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    scale = 1.0 / (1.0 - config.discount)
+    hidden = (config.width, config.second_width)
+    actor_optimiser = momentum_sgd(config.actor_learning_rate, config.momentum)
+    critic_optimiser = momentum_sgd(config.critic_learning_rate, config.momentum)
+
+    def init(key: Key) -> State:
+        key_actor, key_critic = jax.random.split(key)
+        return State(
+            actor=start(actor_optimiser, Gaussian(spec, hidden, key_actor, std=config.std)),
+            critic=start(critic_optimiser, MLP((spec.observation_size, *hidden, 1), key_critic, jax.nn.relu)),
+        )
+
+    def value(critic: MLP, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
+        """V(s), in the units of the rewards."""
+        return scale * critic(observation)[..., 0]
+
+    def returns(critic: MLP, dataset: Dataset) -> Float[Array, " n"]:
+        """G of every row, by TD(lambda)."""
+        next_value = jax.lax.map(partial(value, critic), dataset.next_observation, batch_size=CHUNK)
+        return lambda_returns(dataset, next_value, config.discount, config.trace)
+
+    def advantages(critic: MLP, dataset: Dataset) -> Float[Array, " n"]:
+        """A = G - V(s) of every row, with mean 0 and standard deviation 1 over the dataset."""
+        advantage = returns(critic, dataset) - jax.lax.map(
+            partial(value, critic), dataset.observation, batch_size=CHUNK
+        )
+        return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-5)
+
+    def batch(dataset: Dataset, key: Key) -> Rows:
+        rows = draw_rows(dataset, key, config.batch_size)
+        return Rows(rows.observation, rows.action, rows.labels)
+
+    # --- the value ---
+
+    def begin_critic(state: State, dataset: Dataset, key: Key):
+        return state, returns(state.critic.model, dataset)
+
+    def critic_loss(critic: MLP, batch: Rows) -> Scalar:
+        """1/2 E[((G - V(s)) / v)^2]."""
+        return 0.5 * jnp.mean(jnp.square((batch.target - value(critic, batch.observation)) / scale))
+
+    def update_critic(state: State, batch: Rows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+        loss, gradient = jax.value_and_grad(critic_loss)(state.critic.model, batch)
+        critic, norm = descend(critic_optimiser, state.critic, gradient)
+        metrics = {"critic/loss": loss, "critic/return": jnp.mean(batch.target), "critic/grad_norm": norm}
+        return state._replace(critic=critic), metrics
+
+    # --- the policy ---
+
+    def begin_actor(state: State, dataset: Dataset, key: Key):
+        return state, advantages(state.critic.model, dataset)
+
+    def weights(advantage: Float[Array, " b"]) -> Float[Array, " b"]:
+        """min(exp(A / beta), w_max)."""
+        return jnp.minimum(jnp.exp(advantage / config.temperature), config.max_weight)
+
+    def bound_loss(mean: Float[Array, "b act"]) -> Scalar:
+        """1/2 E sum_i (distance of the mean from [-1, 1] in dimension i)^2."""
+        return 0.5 * jnp.mean(jnp.sum(jnp.square(mean - jnp.clip(mean, -1.0, 1.0)), axis=-1))
+
+    def actor_loss(actor: Gaussian, batch: Rows) -> Scalar:
+        log_prob = actor.log_prob(batch.observation, batch.action)
+        bound = bound_loss(actor.mean(batch.observation))
+        return -jnp.mean(weights(batch.target) * log_prob) + config.bound_weight * bound
+
+    def update_actor(state: State, batch: Rows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+        loss, gradient = jax.value_and_grad(actor_loss)(state.actor.model, batch)
+        actor, norm = descend(actor_optimiser, state.actor, gradient)
+        metrics = {"actor/loss": loss, "actor/weight": jnp.mean(weights(batch.target)), "actor/grad_norm": norm}
+        return state._replace(actor=actor), metrics
+
+    def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
+        actor = state.actor.model
+        action = actor.sample(observation, key) if config.stochastic else actor.mean(observation)
+        return jnp.clip(action, -1.0, 1.0)
+
+    def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
+        negative_log_likelihood = -jnp.mean(state.actor.model.log_prob(rows.observation, rows.action))
+        return {
+            "actor/nll": negative_log_likelihood,
+            "critic/value": jnp.mean(value(state.critic.model, rows.observation)),
+            "selection/loss": negative_log_likelihood,
+        }
+
+    critic_stage = Stage(config.critic_share, begin_critic, batch, update_critic)
+    actor_stage = Stage(config.actor_share, begin_actor, batch, update_actor)
+    stages = (critic_stage, actor_stage) * config.iterations
+    return Algorithm(init, batch, update_actor, act, diagnose, stages)

@@ -1,0 +1,74 @@
+"""Policies with one action or one Gaussian per observation."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffcps.networks.mlp import MLP, Activation
+from diffcps.types import Key, Real, Spec
+
+
+class Deterministic(eqx.Module):
+    """a = tanh(MLP(s)), inside the box [-1, 1]. Reference: the actor of TD3 (arXiv:1802.09477) and TD3+BC."""
+
+    network: MLP
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], key: Key, activation: Activation = jax.nn.relu):
+        self.network = MLP((spec.observation_size, *hidden, spec.action_size), key, activation)
+
+    def __call__(self, observation: Float[Array, "*b obs"]) -> Float[Array, "*b act"]:
+        return jnp.tanh(self.network(observation))
+
+
+class Gaussian(eqx.Module):
+    """N(mean(s), diag(std^2)): the mean by an MLP with nothing after it, one std per action dimension for all s.
+
+    The density is over all of R^act. Neither the mean nor a sample is held in the box [-1, 1]: clip actions where they
+    are used. The log-std is learned, starts at 0 and is clipped to `log_std_range` where it is used, so that a log-std
+    outside has no gradient. With `std` given, the std is that number in every dimension and has no gradient at all.
+    Reference: the policies of AWR (arXiv:1910.00177; fixed std) and of IQL's program (arXiv:2110.06169; learned).
+    """
+
+    network: MLP
+    log_std: Float[Array, "*ensemble act"]
+    log_std_range: tuple[float, float] = eqx.field(static=True)
+    learns_std: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: tuple[int, ...],
+        key: Key,
+        activation: Activation = jax.nn.relu,
+        std: Real | None = None,
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+    ):
+        self.network = MLP((spec.observation_size, *hidden, spec.action_size), key, activation)
+        self.log_std = jnp.full(spec.action_size, 0.0 if std is None else jnp.log(std), jnp.float32)
+        self.log_std_range = log_std_range
+        self.learns_std = std is None
+
+    def mean(self, observation: Float[Array, "*b obs"]) -> Float[Array, "*b act"]:
+        """The mean, which is also the mode."""
+        return self.network(observation)
+
+    def log_prob(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
+        """log N(a; mean(s), diag(std^2)), summed over the dimensions of the action."""
+        log_std = self._used_log_std()
+        z = (action - self.mean(observation)) * jnp.exp(-log_std)
+        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
+
+    def sample(self, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
+        """mean(s) + std eps: one action per observation. Differentiable in the mean and the std."""
+        mean = self.mean(observation)
+        return mean + jnp.exp(self._used_log_std()) * jax.random.normal(key, mean.shape)
+
+    def _used_log_std(self) -> Float[Array, " act"]:
+        if not self.learns_std:
+            return jax.lax.stop_gradient(self.log_std)
+        return jnp.clip(self.log_std, *self.log_std_range)
