@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffcps.types import Algorithm, Dataset, Stage
 
@@ -64,7 +64,7 @@ def devices_for(num_members: int) -> list[Any]:
 
 
 class Program:
-    """All members of a run as one compiled program: `vmap` over members of a loop over updates, shared by the devices.
+    """All members of a run as one compiled program: for each member a loop over updates, shared by the devices.
 
     The random numbers of a member depend on its seed and on the index of the update alone, so that they are the same
     in any company and after any interruption. Members of equal seed share them.
@@ -129,7 +129,8 @@ class Program:
         """
         alive = jax.device_put(alive, self._by_member)
         number, key = self._number(stage), self._key_update
-        return _advance(self._make, number, state, alive, labels, self._swept, self._dataset, key, first, last)
+        mesh = self._by_member.mesh
+        return _advance(self._make, number, mesh, state, alive, labels, self._swept, self._dataset, key, first, last)
 
     def act(self, state: Any, observation: np.ndarray, update: int, step: int) -> np.ndarray:
         """Actions in [-1, 1] for "members episodes obs", at one step of the evaluation after `update` updates."""
@@ -162,27 +163,26 @@ def _begin(make, number, state, labels, swept, dataset, key, stage):
     return jax.vmap(begin_member)(state, labels, swept, key)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _advance(make, number, state, alive, labels, swept, dataset, key, first, last):
-    def update_member(state, labels, swept, key, index):
-        stage = _stages_of(make(swept))[number]
-        key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
-        batch = stage.batch(dataclasses.replace(dataset, labels=labels), key_batch)
-        return stage.update(state, batch, key_update, index)
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, first, last):
+    def advance_member(state, labels, swept, key, dataset):
+        stage, labelled = _stages_of(make(swept))[number], dataclasses.replace(dataset, labels=labels)
 
-    def update(state, swept, key, index):  # the index is shared, so that branches on it stay branches
-        return jax.vmap(update_member, in_axes=(0, 0, 0, 0, None))(state, labels, swept, key, index)
+        def update(state, index):
+            key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
+            return stage.update(state, stage.batch(labelled, key_batch), key_update, index)
 
-    def body(index, carry):
-        state, total, count = carry
-        state, metrics = update(state, swept, key, index)
-        total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
-        count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
-        return state, total, count
+        def body(index, carry):
+            state, total, count = carry
+            state, metrics = update(state, index)
+            total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
+            count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
+            return state, total, count
 
-    shapes = jax.eval_shape(lambda: update(state, swept, key, jnp.asarray(first))[1])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
-    new, total, count = jax.lax.fori_loop(first, last, body, (state, zeros, zeros))
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(update, state, first)[1])
+        return jax.lax.fori_loop(first, last, body, (state, zeros, zeros))
+
+    new, total, count = _each(advance_member, mesh)(state, labels, swept, key, dataset)
     metrics = jax.tree.map(lambda total, count: total / count, total, count)
 
     sane = alive
@@ -191,6 +191,24 @@ def _advance(make, number, state, alive, labels, swept, dataset, key, first, las
     for value in total.values():
         sane &= ~(jnp.abs(value) > DIVERGENCE_LIMIT * (last - first))
     return _where(sane, new, state), sane, metrics
+
+
+def _each(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function(*of_a_member, dataset)` for all members, each device with its own.
+
+    A GPU trains its members side by side. A CPU core trains them in turn: products of one member after the other are
+    faster there than batches of small products (by a tenth), and a member's numbers do not depend on its company.
+    """
+
+    def on_device(*trees):
+        *of_members, dataset = trees
+        if mesh.devices.flat[0].platform == "cpu":
+            return jax.lax.map(lambda of_a_member: function(*of_a_member, dataset), tuple(of_members))
+        return jax.vmap(lambda *of_a_member: function(*of_a_member, dataset))(*of_members)
+
+    members, all_of_it = PartitionSpec("members"), PartitionSpec()
+    in_specs = (members, members, members, members, all_of_it)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=members, check_vma=False)
 
 
 def _where(member: jax.Array, new: Any, old: Any) -> Any:
