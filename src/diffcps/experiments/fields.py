@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from diffcps.types import Real, UserError
 
 Fields = TypeVar("Fields")
-COUNTED_FROM_ZERO = ("ema_start", "decay_updates", "eval_seed", "seeds")
+COUNTED_FROM_ZERO = ("ema_start", "decay_updates", "warm_up_updates", "eval_seed", "seeds")
 """Integer fields that may be zero; every other one counts something of which there must be at least one."""
 
 
