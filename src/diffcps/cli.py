@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 from diffcps.types import UserError
 
+REPRODUCED = ("figure1", "figure5", "figure6", "figure7", "figure8", "figure9", "theory")
+"""What `diffcps reproduce` knows."""
+
 
 class _Parser(argparse.ArgumentParser):
     """One line for bad arguments, like for every other bad input."""
@@ -112,6 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("dataset", metavar="FILE|ID|builtin")
     show.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
     show.set_defaults(command=_data_show)
+
+    reproduce = commands.add_parser(
+        "reproduce", help="train and draw what a figure of the paper shows; check its theory", allow_abbrev=False
+    )
+    reproduce.add_argument("what", metavar="WHAT", choices=REPRODUCED, help=", ".join(REPRODUCED))
+    reproduce.add_argument("--out", type=Path, metavar="DIR", help="pictures, numbers and runs [runs/figures]")
+    reproduce.add_argument("--fast", action="store_true", help="a smoke run of a minute [into runs/figures-fast]")
+    reproduce.add_argument("--methods", nargs="+", metavar="ALGORITHM", help="of a figure only these [all]")
+    reproduce.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of a figure [0 1 2 3]")
+    reproduce.set_defaults(command=_reproduce)
 
     commands.add_parser("list", help="algorithms and presets").set_defaults(command=_list)
     cite = commands.add_parser("cite", help="BibTeX of an algorithm")
@@ -271,6 +284,26 @@ def _data_show(options: argparse.Namespace) -> None:
     path = options.out or Path(Path(options.dataset).stem + ".png")
     save_dataset_figure(dataset, *episode_returns(dataset), path)
     print(f"picture: {path}")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from diffcps.experiments.figures import reproduce
+    from diffcps.experiments.theory import theory
+    from diffcps.training.loop import Interrupted
+
+    out = options.out or Path("runs") / ("figures-fast" if options.fast else "figures")
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        if options.what == "theory":
+            paths = theory(out, options.fast, say)
+        else:
+            paths = reproduce(options.what, out, options.fast, methods=options.methods, seeds=options.seeds, say=say)
+    except Interrupted as stop:
+        sys.exit(_say(f"{stop}, and saved; the same command goes on", 130))
+    print("written: " + " ".join(map(str, paths)))
 
 
 def _list(options: argparse.Namespace) -> None:
