@@ -15,7 +15,7 @@ train: setup
 	$(BIN)/diffcps train diffcps --dataset builtin --preset hopper-medium-replay --updates 25000 --eval-every 5000 --out runs/first --resume
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file to a worker: what its tests share is compiled once
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
