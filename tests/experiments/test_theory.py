@@ -127,7 +127,7 @@ def test_without_assumption_3_5_there_is_a_gap():
     assert worst["gap"] > 10  # of returns from 0.11 to 100
     # By hand, at p = pi_b(1) = 1/10: J = p / (1 - 0.99 p); and the gap of a mixture: half of each of two policies
     # satisfies the bound on average and beats every single policy that does.
-    p, q = np.array([0.5, 0.9999]), 0.1
+    p, q = np.array([0.2, 0.998]), 0.1
     budgets = (0.01 / (1 - 0.99 * q)) * (q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)))
     grid = np.linspace(q, 1, 100_001)[:-1]
     divergence = q * np.log(q / grid) + (1 - q) * np.log((1 - q) / (1 - grid))
@@ -169,9 +169,9 @@ def test_eq_55_holds_with_the_constant_of_the_proof_only():
 
 
 def test_counts_stay_below_the_bound_for_the_constant_of_the_proof_only():
-    rows = theory.check_iteration((0.01,), starts=(0.3, 25.0), step_sizes=(1.0, 100.0), tolerances=(0.1, 0.03))
+    rows = theory.check_iteration((0.01, 0.1), starts=(0.3, 15.0), step_sizes=(3.0, 100.0), tolerances=(0.1, 0.03))
     proof = [row for row in rows if row["constant"] == "proof"]
-    assert len(proof) == 16 and sum(row["steps"] > 1 for row in proof) >= 4  # the rest starts in the neighbourhood
+    assert len(proof) == 32 and sum(row["steps"] > 20 for row in proof) == 4  # many others start in the neighbourhood
     assert all(row["steps"] <= row["bound"] and row["reached"] and row["covered"] for row in proof)
     broken = [row for row in rows if row["steps"] > row["bound"]]
     assert {(row["constant"], row["start"], row["step_size"], row["covered"]) for row in broken} == {
@@ -212,7 +212,7 @@ def test_the_inexact_response_has_the_error_asked_for():
     inexact = theory.inexact_response(problem, mu, 1.0, 0.01)
     # brentq finds the share to 2e-12, and the Lagrangian's slope along it is below 10.
     assert value - theory.lagrangian(problem, inexact, 1.0, 0.0) == pytest.approx(0.01, abs=1e-10)
-    np.testing.assert_array_equal(theory.inexact_response(problem, mu, 1.0, 100.0), problem.behaviour)
+    np.testing.assert_allclose(theory.inexact_response(problem, mu, 1.0, 100.0), problem.behaviour, rtol=1e-14)
 
 
 # --- Proposition 3.8 ---
@@ -295,9 +295,10 @@ def test_weights_of_the_bound_give_slope_one_and_equal_weights_do_not():
     rows = theory.check_surrogate(num_steps=(5, 100, 1000), num_policies=11)
     lines = {(row["num_steps"], row["family"], row["loss"]): row for row in theory.surrogate_lines(rows) if beta(row)}
     for family in ("shifted", "narrower", "wider", "all"):
-        # The error of T steps falls as 1 / T: ten times the steps, less than a fifth of the error, below one percent.
+        # The error of T steps falls as 1 / T, but for the part that is L_T's (below 1e-3): ten times the steps leave a
+        # quarter of the error at most.
         coarse, fine = (abs(lines[steps, family, "weighted"]["slope"] - 1) for steps in (100, 1000))
-        assert fine < 0.01 and (fine < coarse / 5 or fine < 1e-3)
+        assert fine < 0.01 and (fine < coarse / 4 or fine < 1e-3)
         assert lines[1000, family, "weighted"]["deviation"] < 0.005
     assert abs(lines[5, "narrower", "weighted"]["slope"] - 1) > 1  # five steps are not many
 

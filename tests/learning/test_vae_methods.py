@@ -27,7 +27,7 @@ BEAR = {
     # The bound is never met: alpha rises to its upper bound, where Q no longer counts.
     "held": {"mmd_threshold": 0.0, "multiplier_learning_rate": 0.01, "multiplier_min": 0.01, "multiplier_max": 1000.0},
     # The bound is always met: alpha falls to its lower bound, where nothing but Q counts.
-    "free": {"mmd_threshold": 10.0, "multiplier_learning_rate": 0.01, "multiplier_min": 0.01, "multiplier_max": 1000.0},
+    "free": {"mmd_threshold": 10.0, "multiplier_learning_rate": 0.01, "multiplier_min": 0.1, "multiplier_max": 1000.0},
 }
 ROUNDS, ROUND = 5, 200
 
@@ -138,7 +138,8 @@ def test_without_the_bound_bcq_leaves_the_vae():
 def test_the_multiplier_rises_while_the_mmd_exceeds_its_bound():
     held = history("bear")["held"]
     assert np.all(held["actor/mmd"] > 0.0)
-    assert np.all(np.diff(np.append(1.0, held["dual/multiplier"])) > 0)
+    rounds = np.append(1.0, held["dual/multiplier"])
+    assert np.all((np.diff(rounds) > 0) | (rounds[:-1] > 999.0)) and rounds[2] < 999.0  # up to its upper bound
     # Adam's steps under a gradient of one sign are of the order of its rate: after 200 updates log alpha is about 2.
     assert 0.5 < np.log(held["dual/multiplier"][0]) < 2.5
     np.testing.assert_allclose(held["after/dual/multiplier"], 1000.0, rtol=1e-4)
@@ -149,7 +150,7 @@ def test_the_multiplier_falls_while_the_mmd_is_below_its_bound():
     assert np.all(free["actor/mmd"] < 10.0)
     assert 0.1 < free["dual/multiplier"][0] < 0.9
     assert np.all(np.diff(free["dual/multiplier"]) <= 0)
-    np.testing.assert_allclose(free["after/dual/multiplier"], 0.01, rtol=1e-4)
+    np.testing.assert_allclose(free["after/dual/multiplier"], 0.1, rtol=1e-4)
 
 
 def test_the_mmd_holds_the_policy_near_the_vae():

@@ -49,8 +49,8 @@ def theory(out: Path, fast: bool, say: Callable[[str], None]) -> list[Path]:
         "without_assumption": check_without_assumption(num_bounds=bounds),
         "iteration": check_iteration(
             budgets=(0.01, 0.1),
-            starts=(0.3, 25.0) if fast else (0.3, 1.0, 5.0, 25.0),
-            step_sizes=(1.0, 100.0) if fast else (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+            starts=(0.3, 15.0) if fast else (0.3, 1.0, 5.0, 25.0),
+            step_sizes=(3.0, 100.0) if fast else (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
             tolerances=(0.1, 0.03) if fast else (0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
         ),
         "surrogate": check_surrogate(num_steps=(5, 100) if fast else (5, 15, 50, 100, 1000), num_policies=21),
@@ -195,7 +195,7 @@ def solve_dual(problem: Problem, kappa: float) -> tuple[float, Vector]:
 def solve_primal(problem: Problem, kappa: float) -> Vector:
     """Eq. 12 by sequential quadratic programming, which knows nothing of the dual.
 
-    The solver may leave the domain of log between its steps: below 1e-7 the logarithm goes on as its tangent.
+    The solver may leave the domain of log between its steps: below 1e-7 the logarithm goes on as a parabola.
     """
     n, floor = problem.directions, 1e-7
 
@@ -203,11 +203,15 @@ def solve_primal(problem: Problem, kappa: float) -> Vector:
         return problem.behaviour + n @ z
 
     def slack(z: np.ndarray) -> float:
-        mu = policy(z)
-        return kappa + float(problem.weight @ (np.log(np.maximum(mu, floor)) + np.minimum(mu / floor - 1, 0.0)))
+        mu, below = policy(z), np.minimum(policy(z) / floor - 1, 0.0)
+        return kappa + float(problem.weight @ (np.log(np.maximum(mu, floor)) + below - below**2 / 2))
+
+    def slack_slope(z: np.ndarray) -> np.ndarray:
+        mu, below = policy(z), np.minimum(policy(z) / floor - 1, 0.0)
+        return n.T @ (problem.weight * (1 / np.maximum(mu, floor) - below / floor))
 
     constraints = [
-        {"type": "ineq", "fun": slack, "jac": lambda z: n.T @ (problem.weight / np.maximum(policy(z), floor))},
+        {"type": "ineq", "fun": slack, "jac": slack_slope},
         {"type": "ineq", "fun": policy, "jac": lambda z: n},
     ]
     start, loss, options = np.zeros(n.shape[1]), -(n.T @ problem.gain), {"ftol": 1e-15, "maxiter": 1000}

@@ -17,12 +17,12 @@ RED = "#b5483f"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def theory_summary(tables: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
+def theory_summary(tables: Mapping[str, Rows]) -> dict[str, dict[str, float | int]]:
     """The outcome of each check, from the tables of `diffcps.experiments.theory`."""
     duality, iteration = tables["duality"], tables["iteration"]
     worst = max(tables["without_assumption"], key=lambda row: row["gap"])
     most = max(row["num_steps"] for row in tables["lines"])
-    summary: dict[str, dict[str, float]] = {
+    summary: dict[str, dict[str, float | int]] = {
         "theorem 3.7": {
             "problems": len(duality),
             "largest gap": max(abs(row["gap"]) for row in duality),
