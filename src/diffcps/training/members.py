@@ -197,7 +197,7 @@ def _each(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`function(*of_a_member, dataset)` for all members, each device with its own.
 
     A GPU trains its members side by side. A CPU core trains them in turn: products of one member after the other are
-    faster there than batches of small products (by a tenth), and a member's numbers do not depend on its company.
+    faster there than batches of small products (by a tenth), and company changes a member by rounding alone.
     """
 
     def on_device(*trees):
