@@ -87,8 +87,8 @@ class Stitching(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._position.copy(), float(stitching_reward(self._position)), False, False, {}
 
 
-gymnasium.register("diffcps/NoisyCircle-v0", NoisyCircle, max_episode_steps=1)
-gymnasium.register("diffcps/Stitching-v0", Stitching, max_episode_steps=HORIZON)
+gymnasium.register("diffcps/NoisyCircle-v0", "diffcps.envs.toy:NoisyCircle", max_episode_steps=1)
+gymnasium.register("diffcps/Stitching-v0", "diffcps.envs.toy:Stitching", max_episode_steps=HORIZON)
 
 
 def moved(position: np.ndarray, action: np.ndarray) -> np.ndarray:

@@ -182,8 +182,11 @@ def _band(axes: Axes, line: Line, marker: str = "o") -> None:
     """Mean over seeds with a band of one standard deviation."""
     y = np.atleast_2d(line.y)
     mean = y.mean(axis=0)
-    style = {"linestyle": "--", "marker": ""} if line.dashed else {"marker": marker, "markersize": 3.5}
-    axes.plot(line.x, mean, color=line.colour, linewidth=1.6, label=line.label, **style)
+    (drawn,) = axes.plot(line.x, mean, color=line.colour, linewidth=1.6, label=line.label)
+    if line.dashed:
+        drawn.set_linestyle("--")
+    else:
+        drawn.set(marker=marker, markersize=3.5)
     if len(y) > 1:
         std = y.std(axis=0, ddof=1)
         axes.fill_between(line.x, mean - std, mean + std, color=line.colour, alpha=0.15, linewidth=0)
