@@ -79,7 +79,7 @@ def ring_figure(data: np.ndarray, rows: Sequence[Sequence[Panel | None]]) -> Fig
     from matplotlib.figure import Figure
 
     columns = len(rows[0])
-    figure = Figure(figsize=(2.0 * columns, 2.25 * len(rows)), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(2.0 * columns, 2.4 * len(rows) + 0.5), layout="constrained", facecolor="white")
     grid = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
     for row, line in zip(grid, rows, strict=True):
         for axes, panel in zip(row, line, strict=True):
