@@ -267,6 +267,11 @@ def test_the_behaviour_model_keeps_both_modes_and_does_not_choose(start):
     assert abs(np.mean(action > 0) - 0.5) < SHARE_TOLERANCE
 
 
+def test_the_behaviour_model_knows_the_states_apart():
+    # In s2 nothing but 0.8 is logged. Over all states its share is 0.6.
+    assert np.mean(act(BEHAVIOUR, 2, sharpness=0.0) > 0.5) > 0.95
+
+
 def test_selection_chooses_the_mode_of_higher_logged_return():
     # All 8 candidates are of the other mode in one case of 256; some of the others lie between the modes.
     assert np.mean(act(ROUND_1, 1) > 0.5) > 0.95

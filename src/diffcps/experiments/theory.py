@@ -66,8 +66,7 @@ def theory(out: Path, fast: bool, say: Callable[[str], None]) -> list[Path]:
     write_atomically(out / "theory.json", (json.dumps({"fast": fast, **summary}, indent=1) + "\n").encode())
     for name, rows in tables.items():
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+        csv.writer(text, lineterminator="\n").writerows([list(rows[0]), *(row.values() for row in rows)])
         write_atomically(out / f"theory_{name}.csv", text.getvalue().encode())
     return [out / f"theory{end}" for end in (".png", ".pdf", ".json", *(f"_{name}.csv" for name in tables))]
 
@@ -202,18 +201,15 @@ def solve_primal(problem: Problem, kappa: float) -> Vector:
     def policy(z: np.ndarray) -> Vector:
         return problem.behaviour + n @ z
 
+    def log_and_slope(mu: Vector) -> tuple[Vector, Vector]:
+        inside, below = np.maximum(mu, floor), np.minimum(mu / floor - 1, 0.0)
+        return np.log(inside) + below - below**2 / 2, 1 / inside - below / floor
+
     def slack(z: np.ndarray) -> float:
-        mu, below = policy(z), np.minimum(policy(z) / floor - 1, 0.0)
-        return kappa + float(problem.weight @ (np.log(np.maximum(mu, floor)) + below - below**2 / 2))
+        return kappa + float(problem.weight @ log_and_slope(policy(z))[0])
 
-    def slack_slope(z: np.ndarray) -> np.ndarray:
-        mu, below = policy(z), np.minimum(policy(z) / floor - 1, 0.0)
-        return n.T @ (problem.weight * (1 / np.maximum(mu, floor) - below / floor))
-
-    constraints = [
-        {"type": "ineq", "fun": slack, "jac": slack_slope},
-        {"type": "ineq", "fun": policy, "jac": lambda z: n},
-    ]
+    bound = {"type": "ineq", "fun": slack, "jac": lambda z: n.T @ (problem.weight * log_and_slope(policy(z))[1])}
+    constraints = [bound, {"type": "ineq", "fun": policy, "jac": lambda z: n}]
     start, loss, options = np.zeros(n.shape[1]), -(n.T @ problem.gain), {"ftol": 1e-15, "maxiter": 1000}
     found = _optimize().minimize(
         lambda z: loss @ z, start, jac=lambda z: loss, constraints=constraints, method="SLSQP", options=options
@@ -234,10 +230,9 @@ def check_duality(num_problems: int, num_bounds: int) -> list[Row]:
             kappa = cross_entropy(problem, problem.behaviour) + budget
             mu, (multiplier, mu_dual) = solve_primal(problem, kappa), solve_dual(problem, kappa)
             primal, dual = expected_return(problem, mu), lagrangian(problem, mu_dual, multiplier, kappa)
-            case = {"seed": seed, "budget": budget, "excess": cross_entropy(problem, mu) - kappa}
-            values = {"primal": primal, "dual": dual, "gap": dual - primal}
-            difference = float(np.max(np.abs(mu - mu_dual)))
-            rows.append({**case, **values, "multiplier": multiplier, "policy_difference": difference})
+            excess, difference = cross_entropy(problem, mu) - kappa, float(np.max(np.abs(mu - mu_dual)))
+            case = {"seed": seed, "budget": budget, "multiplier": multiplier, "primal": primal, "dual": dual}
+            rows.append({**case, "gap": dual - primal, "excess": excess, "policy_difference": difference})
     return rows
 
 
@@ -280,10 +275,7 @@ class DualStep(NamedTuple):
 
 
 def inexact_response(problem: Problem, mu: Vector, multiplier: float, error: float) -> Vector:
-    """A policy whose Lagrangian lies `error` (delta of assumption A.4) below its maximum at mu, on the way to pi_b.
-
-    pi_b itself where even that costs less.
-    """
+    """A policy from mu towards pi_b whose Lagrangian is `error` (delta of assumption A.4) lower; pi_b at the most."""
 
     def excess(share: float) -> float:
         mixed = mu + share * (problem.behaviour - mu)
@@ -445,16 +437,15 @@ def surrogate_lines(rows: list[Row]) -> list[Row]:
     `deviation` is the largest distance of H from the line, as a share of H's range. `predicted` is the slope that
     theory gives for many steps: `shift_slope` for L_c and shifted means (none for other policies), 1 for w . losses.
     """
-    lines = []
-    cases = dict.fromkeys((row["num_steps"], row["variance"]) for row in rows)
+    lines, cases = [], dict.fromkeys((row["num_steps"], row["variance"]) for row in rows)
     for (steps, variance), family in itertools.product(cases, ("shifted", "narrower", "wider", "all")):
-        chosen = [row for row in rows if (row["num_steps"], row["variance"]) == (steps, variance)]
-        chosen = [row for row in chosen if family in ("all", row["family"])]
+        case = {"num_steps": steps, "variance": variance}
+        chosen = [row for row in rows if case.items() <= row.items() and family in ("all", row["family"])]
         shift = shift_slope(vp_betas(steps), DATA[1]) if family == "shifted" else None
         for loss, predicted in (("L_c", shift), ("weighted", 1.0)):
             x, y = (np.array([row[key] for row in chosen]) for key in (loss, "H"))
             slope, intercept = np.polyfit(x, y, 1).tolist()
             deviation = float(np.max(np.abs(y - slope * x - intercept)) / np.ptp(y))
-            case = {"num_steps": steps, "variance": variance, "family": family, "loss": loss}
-            lines.append({**case, "slope": slope, "predicted": predicted, "deviation": deviation})
+            line = {"slope": slope, "predicted": predicted, "deviation": deviation}
+            lines.append({**case, "family": family, "loss": loss, **line})
     return lines
