@@ -133,6 +133,16 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, dataset, tmp_path
         assert files(out) == expected, update
 
 
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_training_in_stages_cannot_grow(name, dataset, tmp_path):
+    train(CONFIGS[name], dataset, SETTINGS, out=tmp_path / "run")
+    expected = files(tmp_path / "run")
+    longer = dataclasses.replace(SETTINGS, updates=2 * SETTINGS.updates)
+    with pytest.raises(UserError, match=f"another updates: .* the stages of {name} are shares"):
+        train(CONFIGS[name], dataset, longer, out=tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == expected
+
+
 def test_a_policy_is_read_from_a_checkpoint_with_labels(dataset, tmp_path):
     from diffcps import load_policy
 

@@ -97,7 +97,7 @@ def train(
     folder = RunFolder(out)
     record = _record(name, config, settings, sweep, dataset, environment)
     with folder.locked():
-        _claim(folder, record, resume)
+        _claim(folder, record, resume, may_grow=not module.make(config, dataset.spec).stages)
         spec = dataset.spec
         program = Program(lambda swept: module.make(dataclasses.replace(config, **swept), spec), members, dataset)
         lengths = Lengths(settings.updates, settings.eval_every, settings.log_every)
@@ -196,8 +196,8 @@ def _record(name, config, settings: Settings, sweep, dataset: Dataset, environme
     }
 
 
-def _claim(folder: RunFolder, record: dict[str, Any], resume: bool) -> None:
-    """Writes config.json, or compares it with the one that is there."""
+def _claim(folder: RunFolder, record: dict[str, Any], resume: bool, may_grow: bool) -> None:
+    """Writes config.json, or compares it with the one that is there. `may_grow`: more updates than before will do."""
     if folder.config.exists():
         if not resume:
             raise UserError(
@@ -215,7 +215,11 @@ def _claim(folder: RunFolder, record: dict[str, Any], resume: bool) -> None:
             elif new != old:
                 raise UserError(_changed(folder, name, old, new))
         if record["updates"] < before["updates"]:
-            raise UserError(_changed(folder, "updates", before["updates"], record["updates"]) + " (more is allowed)")
+            more = " (more is allowed)" if may_grow else ""
+            raise UserError(_changed(folder, "updates", before["updates"], record["updates"]) + more)
+        if record["updates"] > before["updates"] and not may_grow:
+            changed = _changed(folder, "updates", before["updates"], record["updates"])
+            raise UserError(f"{changed}; the stages of {record['algorithm']} are shares of all updates and would move")
         record = {**before, "updates": record["updates"]}
     folder.write_json(folder.config, record)
 
