@@ -14,8 +14,9 @@ setup: .venv/.installed
 train: setup
 	$(BIN)/diffcps train diffcps --dataset builtin --preset hopper-medium-replay --updates 25000 --eval-every 5000 --out runs/first --resume
 
+# A file to a worker: what its tests share is compiled and trained once.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file to a worker: what its tests share is compiled once
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -298,6 +298,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     try:
         if options.what == "theory":
+            if options.methods or options.seeds:
+                raise UserError("theory trains nothing: leave out --methods and --seeds")
             paths = theory(out, options.fast, say)
         else:
             paths = reproduce(options.what, out, options.fast, methods=options.methods, seeds=options.seeds, say=say)

@@ -224,7 +224,7 @@ SFBC: dict[str, Any] = {"width": 64, "num_steps": MANY_STEPS, "discount": DISCOU
 
 @cache
 def stitched() -> Staged:
-    repeats = 48
+    repeats = 60  # more rows than are planned at once, and no multiple of them
     start, mode = np.tile(FIRST_STATE, repeats), np.tile(MODE, repeats)
     data = dataset_of(
         observation=np.eye(3)[start],

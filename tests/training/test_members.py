@@ -59,7 +59,7 @@ def run(dataset, seeds, updates, grain, sweep=None):
 
 
 def test_a_seed_among_four_has_the_curve_it_has_alone(dataset):
-    """Over 200 updates; batched products sum in another order, so that later the two drift apart as rounding does."""
+    """Over 200 updates; rounding differs with the number of devices, and later the two drift apart as rounding does."""
     _, alone = run(dataset, [2], 200, 20)
     _, together = run(dataset, [0, 1, 2, 3], 200, 20)
     for name, curve in alone.items():

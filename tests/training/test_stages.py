@@ -138,9 +138,19 @@ def test_a_training_in_stages_cannot_grow(name, dataset, tmp_path):
     train(CONFIGS[name], dataset, SETTINGS, out=tmp_path / "run")
     expected = files(tmp_path / "run")
     longer = dataclasses.replace(SETTINGS, updates=2 * SETTINGS.updates)
-    with pytest.raises(UserError, match=f"another updates: .* the stages of {name} are shares"):
+    with pytest.raises(UserError, match=f"another updates: .*the stages of {name} are shares"):
         train(CONFIGS[name], dataset, longer, out=tmp_path / "run", resume=True)
     assert files(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [("awr", {"discount": 1.0}, "below 1"), ("sfbc", {"num_candidates": 3}, "no more candidates can be averaged")],
+)
+def test_values_that_cannot_work_are_refused_before_anything_is_written(name, changes, says, dataset, tmp_path):
+    with pytest.raises(UserError, match=says):
+        train(dataclasses.replace(CONFIGS[name], **changes), dataset, SETTINGS, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_policy_is_read_from_a_checkpoint_with_labels(dataset, tmp_path):

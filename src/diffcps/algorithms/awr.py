@@ -26,7 +26,7 @@ from diffcps.networks.mlp import MLP
 from diffcps.optim import Trained, descend, momentum_sgd, start
 from diffcps.rl.replay import draw_rows
 from diffcps.rl.returns import lambda_returns
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex
+from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex, UserError
 
 CITATION = """@misc{peng2019awr,
   title = {Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
@@ -59,7 +59,7 @@ class Config:
     iterations: int = 40
     """How often values and policy take turns in a run (authors: once per 2,048 samples of experience)."""
     critic_share: int = 1
-    """Updates of the value in proportion to `actor_share` (authors: 200 to 1,000, D4RL: 500 to 1,000)."""
+    """Updates of the value in proportion to `actor_share` (the authors' 200 to 1,000; D4RL: 500 to 1,000)."""
     actor_share: int = 5
     """Updates of the policy in proportion to `critic_share`."""
     actor_learning_rate: Real = 5e-5
@@ -96,6 +96,10 @@ class Rows(NamedTuple):
 
 def make(config: Config, spec: Spec) -> Algorithm[State]:
     """AWR for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    if isinstance(config.discount, float | int) and not config.discount < 1:
+        raise UserError(
+            f"discount is {config.discount:g}: AWR needs one below 1, as values are in units of 1 / (1 - gamma)"
+        )
     scale = 1.0 / (1.0 - config.discount)
     hidden = (config.width, config.second_width)
     actor_optimiser = momentum_sgd(config.actor_learning_rate, config.momentum)

@@ -1,6 +1,6 @@
 """SfBC: selecting from behaviour candidates (arXiv:2209.14548).
 
-    behaviour  L(theta) = E ||eps - eps_theta(sqrt(abar_i) a + sqrt(1 - abar_i) eps, s, i)||^2,   (s, a) ~ data
+    behaviour  L(theta) = mean (eps - eps_theta(sqrt(abar_i) a + sqrt(1 - abar_i) eps, s, i))^2,   (s, a) ~ data
     value      V(s) = sum_j softmax_j(alpha Q(s, a_j)) Q(s, a_j),   a_j ~ mu_theta(. | s), j = 1..16
     return     R_n = max(r_n + gamma R_{n+1}, V(s_n)),   at first the logged return alone
     critic     L(phi) = E[(R - Q_phi(s, a))^2]
@@ -29,7 +29,7 @@ from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, descend, start
 from diffcps.rl.replay import draw_rows
 from diffcps.rl.returns import lambda_returns, planned_returns
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex
+from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex, UserError
 
 CITATION = """@inproceedings{chen2023sfbc,
   title = {Offline Reinforcement Learning via High-Fidelity Generative Behavior Modeling},
@@ -63,7 +63,7 @@ class Config:
     rounds: int = 2
     """Stages of the critic: the first on logged returns, each further one on planned ones (authors: K = 2)."""
     actor_share: int = 3
-    """Updates of the behaviour model in proportion to `critic_share` (authors: 600 epochs to 199)."""
+    """Updates of the behaviour model, as `critic_share` (authors: 600 epochs of 4e6 samples to 199 of 1e6)."""
     critic_share: int = 1
     """Updates of the critic, all rounds together, in proportion to `actor_share`."""
     actor_learning_rate: Real = 3e-4
@@ -114,6 +114,11 @@ class Rows(NamedTuple):
 
 def make(config: Config, spec: Spec) -> Algorithm[State]:
     """SfBC for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    if config.averaged_actions > config.num_candidates:
+        raise UserError(
+            f"averaged_actions is {config.averaged_actions}, num_candidates {config.num_candidates}: "
+            "no more candidates can be averaged than there are"
+        )
     schedule = make_schedule(config.schedule, config.num_steps)
     actor_optimiser = clipped_adam(config.actor_learning_rate, config.max_grad_norm)
     critic_optimiser = clipped_adam(config.critic_learning_rate, config.max_grad_norm)
@@ -165,12 +170,11 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
         """V(s) = sum_j softmax_j(alpha Q) Q over actions of the behaviour model, in the units of the rewards."""
 
         def value(row):
-            observation, key = row
-            _, q = candidates(state, observation, config.support_actions, key)
+            index, observation = row
+            _, q = candidates(state, observation, config.support_actions, jax.random.fold_in(key, index))
             return jnp.sum(jax.nn.softmax(config.planning_sharpness * q) * q)
 
-        keys = jax.random.split(key, dataset.size)
-        q = jax.lax.map(value, (dataset.observation, keys), batch_size=CHUNK)
+        q = jax.lax.map(value, (jnp.arange(dataset.size), dataset.observation), batch_size=CHUNK)
         return state.return_mean + state.return_std * q
 
     def begin_on(state: State, returns: Float[Array, " n"]):

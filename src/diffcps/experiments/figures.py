@@ -142,11 +142,11 @@ class Job:
         return Scaling.of(self.circle.info).action(self.circle.action)
 
     def chosen(self, *names: str) -> list[str]:
-        """Those of a figure's methods that are wanted. Raises `UserError` where there is none."""
-        wanted = [name for name in names if self.methods is None or name in self.methods]
-        if not wanted:
-            raise UserError(f"none of the methods that were named is in this figure: it shows {', '.join(names)}")
-        return wanted
+        """Those of a figure's methods that are wanted. Raises `UserError` where another is."""
+        others = set(self.methods or ()) - set(names)
+        if others:
+            raise UserError(f"{', '.join(sorted(others))} is not in this figure: it shows {', '.join(names)}")
+        return [name for name in names if self.methods is None or name in self.methods]
 
 
 Reproduced = tuple["Figure", list[Row], dict[str, Any]]

@@ -214,12 +214,10 @@ def _claim(folder: RunFolder, record: dict[str, Any], resume: bool, may_grow: bo
                     raise UserError(_changed(folder, changed[0], old.get(changed[0]), new[changed[0]]))
             elif new != old:
                 raise UserError(_changed(folder, name, old, new))
-        if record["updates"] < before["updates"]:
-            more = " (more is allowed)" if may_grow else ""
-            raise UserError(_changed(folder, "updates", before["updates"], record["updates"]) + more)
-        if record["updates"] > before["updates"] and not may_grow:
-            changed = _changed(folder, "updates", before["updates"], record["updates"])
-            raise UserError(f"{changed}; the stages of {record['algorithm']} are shares of all updates and would move")
+        more = record["updates"] - before["updates"]
+        if more < 0 or (more > 0 and not may_grow):
+            why = "more is allowed" if may_grow else f"the stages of {record['algorithm']} are shares of all updates"
+            raise UserError(_changed(folder, "updates", before["updates"], record["updates"]) + f" ({why})")
         record = {**before, "updates": record["updates"]}
     folder.write_json(folder.config, record)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from diffcps.evaluation.scores import mean_and_std_over_members, normalised_score
-from diffcps.report.dataset import BLUE, GREEN, GREY, INK, ORANGE
+from diffcps.report.dataset import BLUE, GREEN, GREY, INK, ORANGE, tidy
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -148,11 +148,7 @@ def _draw(axes: Axes, rows: Sequence[Row], key: str, config: Mapping[str, Any], 
     axes.set_xlim(0, 1.02 * config["updates"])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     axes.set_xlabel("updates", color=INK, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    tidy(axes)
 
 
 def _line(axes: Axes, updates: Sequence[int], values: Any, colour: Any, style: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def dataset_figure(dataset: Dataset, returns: np.ndarray, lengths: np.ndarray) -
         panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         if i + columns >= action_size:  # the lowest panel of its column
             panel.tick_params(labelbottom=True)
-        _tidy(panel)
+        tidy(panel)
         if i % columns:
             panel.tick_params(left=False)
     return figure
@@ -127,10 +127,11 @@ def _histogram(axes: Axes, value: np.ndarray, name: str, unit: str, colour: str)
     mean = float(value.mean(dtype=np.float64))
     axes.axvline(mean, color=INK, linewidth=1, linestyle="--")
     axes.set_title(f"mean {mean:.4g} (dashed)", loc="right", fontsize=9, color=INK)
-    _tidy(axes)
+    tidy(axes)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """The look of all our axes: two spines, faint horizontal lines behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=INK, labelsize=8)

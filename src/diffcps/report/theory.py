@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcps.report.dataset import BLUE, GREEN, GREY, INK, ORANGE
+from diffcps.report.dataset import BLUE, GREEN, INK, ORANGE, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,11 +65,8 @@ def theory_figure(tables: Mapping[str, Rows]) -> Figure:
     _surrogate(simple, tables, "L_c", r"$L_c(\pi_b, \mu)$", "H over $L_c$ (eq. 16)", 0.1)
     _surrogate(weighted, tables, "weighted", r"$\sum_i w_i\,\ell_i$", "H over the weighted loss (eq. 35)", 0.9)
     for axes in (duality, iteration, simple, weighted):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
-        axes.tick_params(colors=INK, labelsize=8)
-        axes.set_axisbelow(True)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
+        tidy(axes)
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffcps.report.dataset import BLUE, GREEN, GREY, INK, ORANGE
+from diffcps.report.dataset import BLUE, GREEN, GREY, INK, ORANGE, tidy
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -111,14 +111,14 @@ def score_figure(
         axes.set_xlabel("diffusion steps T", fontsize=9, color=INK)
         axes.set_xticks(sorted({x for line in lines for x in line.x}))
         axes.set_ylim(-0.02, 1.02)
-        _tidy(axes)
+        tidy(axes)
     for line in by_distance:
         _band(last, line, marker="")
     last.axvline(distance, color=GREY, linewidth=1, linestyle=":")
     last.set(xscale="log", ylim=(-0.02, 1.02))
     last.set_title(f"Actions on the data, T = {num_steps}", loc="left", fontsize=9, color=INK)
     last.set_xlabel(f"distance allowed (dotted: {distance:g}, as on the left)", fontsize=9, color=INK)
-    _tidy(last)
+    tidy(last)
     handles = {handle.get_label(): handle for axes in (*panels, last) for handle in axes.get_legend_handles_labels()[0]}
     figure.legend(
         handles=list(handles.values()), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5
@@ -190,11 +190,3 @@ def _band(axes: Axes, line: Line, marker: str = "o") -> None:
     if len(y) > 1:
         std = y.std(axis=0, ddof=1)
         axes.fill_between(line.x, mean - std, mean + std, color=line.colour, alpha=0.15, linewidth=0)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
