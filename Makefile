@@ -14,9 +14,10 @@ setup: .venv/.installed
 train: setup
 	$(BIN)/diffcps train diffcps --dataset builtin --preset hopper-medium-replay --updates 25000 --eval-every 5000 --out runs/first --resume
 
-# A file to a worker: what its tests share is compiled and trained once.
+# A file to a worker: what its tests share is compiled and trained once. A worker that crashes ends the run: xdist may
+# wait for ever for the one that replaces it.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -42,6 +42,26 @@ def golden() -> Callable[[str], Arrays]:
     return load_golden
 
 
+MANY_MAPS = 20_000
+"""Memory maps at which compiled programs are dropped; Linux allows a process 65,530 by default."""
+
+
+def memory_maps() -> int:
+    """How many memory maps this process holds (Linux; 0 elsewhere)."""
+    try:
+        return len(Path("/proc/self/maps").read_text().splitlines())
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps() -> Iterator[None]:
+    """Every compiled program holds a few maps; a worker that runs out of them crashes inside XLA."""
+    yield
+    if memory_maps() > MANY_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
     """XLA without most of its optimisations, for modules of many small programs that each run once: half the time."""
