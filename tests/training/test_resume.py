@@ -54,6 +54,8 @@ def results(out: Path) -> dict[str, object]:
 def uninterrupted(tmp_path_factory) -> dict[str, object]:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
     finish(start(out), 0)
+    device = json.loads((out / "config.json").read_text())["device"]
+    assert device == f"cpu x {len(os.sched_getaffinity(0))}", "members train side by side, a core each"
     found = results(out)
     assert set(found) >= {"last.safetensors", "best.safetensors"}
     assert len(found["metrics"]) == 2 * UPDATES // 20  # pyright: ignore[reportArgumentType]

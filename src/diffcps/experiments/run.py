@@ -26,7 +26,7 @@ from diffcps.experiments import fields
 from diffcps.experiments.scaling import Scaling
 from diffcps.training.folder import RunFolder
 from diffcps.training.loop import Act, Interrupted, Lengths, fit
-from diffcps.training.members import Member, Program, expand
+from diffcps.training.members import Member, Program, a_device_per_core, expand
 from diffcps.types import Dataset, DatasetInfo, Display, Real, UserError
 
 FORMAT = 1
@@ -82,6 +82,7 @@ def train(
     """
     from diffcps.report.progress import Silent
 
+    a_device_per_core()  # before `make` computes anything
     settings = settings or Settings()
     sweep = {name: tuple(values) for name, values in (sweep or {}).items()}
     display = display or Silent()

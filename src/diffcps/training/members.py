@@ -51,16 +51,21 @@ def expand(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[M
 
 
 def devices_for(num_members: int) -> list[Any]:
-    """As many devices as share the members equally.
+    """As many devices as share the members equally."""
+    a_device_per_core()
+    devices = jax.devices()
+    return devices[: math.gcd(num_members, len(devices))]
 
-    Each core of a CPU counts as a device, if JAX has not started yet: members then train side by side, a core each,
-    instead of one after the other with every small product split over all cores.
+
+def a_device_per_core() -> None:
+    """Makes each core of a CPU a device, if JAX has not started yet: call it before anything is computed.
+
+    Members then train side by side, a core each, instead of one after the other with every small product split over
+    all cores.
     """
     if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]; nobody has set it
         with suppress(RuntimeError):  # JAX is running already: its devices are what they are
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    devices = jax.devices()
-    return devices[: math.gcd(num_members, len(devices))]
 
 
 class Program:
