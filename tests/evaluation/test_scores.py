@@ -39,11 +39,11 @@ def test_mean_of_last_takes_what_there_is() -> None:
     assert scores.mean_of_last == Score((10, 20), 1.5)
 
 
-def test_the_first_wins_ties() -> None:
-    scores = four_scores([row(10, 1.0, 0.9), row(20, 3.0, 0.5), row(30, 3.0, 0.5)])
+def test_the_first_of_equal_scores_wins_and_the_last_of_equal_losses() -> None:
+    scores = four_scores([row(10, 1.0, 0.9), row(20, 3.0, 0.5), row(30, 3.0, 0.5), row(40, 3.0, 0.7)])
     assert scores is not None
     assert scores.best == Score((20,), 3.0)
-    assert scores.offline_selected == Score((20,), 3.0)
+    assert scores.offline_selected == Score((30,), 3.0)
 
 
 def test_a_loss_that_is_not_finite_is_never_selected() -> None:

@@ -47,7 +47,8 @@ def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourSco
     """The four scores of one member, from its evaluations in order of update; None where there are none.
 
     An evaluation is a row `{"update": int, "returns": [...], "score": float, "diagnose": {"selection/loss": ...}}`,
-    where `score` is the mean return. Scores come back in the unit of `score`. On ties the first evaluation wins.
+    where `score` is the mean return. Scores come back in the unit of `score`. On ties the first evaluation
+    wins, but the last one of equal losses: a loss that stands still says nothing against what was learnt since.
     """
     if not evaluations:
         return None
@@ -57,7 +58,7 @@ def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourSco
     tail = evaluations[-k:]
     best = max(evaluations, key=lambda row: row["score"])
     selectable = [row for row in evaluations if row["diagnose"]["selection/loss"] is not None]  # null: not finite
-    selected = min(selectable, key=lambda row: row["diagnose"]["selection/loss"], default=None)
+    selected = min(reversed(selectable), key=lambda row: row["diagnose"]["selection/loss"], default=None)
     return FourScores(
         last=_score([evaluations[-1]]),
         best=_score([best]),
