@@ -1,0 +1,1 @@
+"""Making datasets without downloads."""
