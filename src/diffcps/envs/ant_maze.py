@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 
-from diffcps.envs.mazes import ANT_MAZES, Cell, Maze
+from diffcps.envs.mazes import ANT_MAZES, Maze, goal_beside
 
 SUCCESS_RADIUS = 0.5
 EPISODE_STEPS = {"umaze": 700, "medium": 1000, "large": 1000}
@@ -148,14 +148,8 @@ class AntDirection(_Ant):
         return np.concatenate([self.state_vector()[2:], self._direction])
 
 
-def goal_beside(maze: Maze, cell: Cell, generator: np.random.Generator) -> np.ndarray:
-    """A goal (2,) as D4RL draws it for a cell: its centre, moved by U[0, 1] + U[0, 0.5] on each axis, not below 0."""
-    noise = generator.uniform(0.0, 0.25, 2) + generator.uniform(0.0, 0.125, 2)
-    return np.maximum(maze.centre(cell) + maze.unit * noise, 0.0)
-
-
 def ant_xml(maze: Maze | None) -> str:
-    """Gymnasium's ant with D4RL's step, torque and contacts; with a maze its walls (2 m high) and a mark at the goal."""
+    """Gymnasium's ant with D4RL's step, torque and contacts; with a maze walls of 2 m and a mark at the goal."""
     tree = ET.parse(Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml")
     _find(tree, "option").set("timestep", "0.02")
     _find(tree, "default/geom").set("solimp", ".8 .8 .01")

@@ -79,7 +79,7 @@ class Maze:
         return int(row), int(column)
 
     def steps_to(self, goal: Cell) -> np.ndarray:
-        """Moves between neighbouring cells from each cell to `goal`, (rows, columns) int; -1 for walls. Breadth first."""
+        """Moves from each cell to `goal`, neighbour by neighbour, (rows, columns) int; -1 for walls. Breadth first."""
         steps = np.full(self.walls.shape, -1)
         steps[goal] = 0
         waiting = deque([goal])
@@ -99,6 +99,12 @@ def next_cell(steps: np.ndarray, cell: Cell) -> Cell:
     row, column = cell
     neighbours = ((row - 1, column), (row, column - 1), (row + 1, column), (row, column + 1))
     return min((neighbour for neighbour in neighbours if steps[neighbour] >= 0), key=lambda free: steps[free])
+
+
+def goal_beside(maze: Maze, cell: Cell, generator: np.random.Generator) -> np.ndarray:
+    """A goal (2,) as AntMaze draws it for a cell: the centre moved by U[0, 1] + U[0, 0.5] on each axis, not below 0."""
+    noise = generator.uniform(0.0, 0.25, 2) + generator.uniform(0.0, 0.125, 2)
+    return np.maximum(maze.centre(cell) + maze.unit * noise, 0.0)
 
 
 def _ant(rows: tuple[str, ...], goal: Cell) -> Maze:

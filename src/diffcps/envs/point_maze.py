@@ -78,7 +78,7 @@ class PointMaze(MujocoEnv):
     def reward(self, xy: np.ndarray) -> np.ndarray:
         """The reward of positions "*n 2"."""
         distance = np.linalg.norm(xy - self.goal, axis=-1)
-        return np.exp(-distance) if self.dense else np.asarray(distance <= SUCCESS_RADIUS, float)
+        return np.asarray(np.exp(-distance) if self.dense else distance <= SUCCESS_RADIUS, float)
 
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])
