@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import h5py
 import jax
@@ -24,6 +25,14 @@ def collect(task: str, out: Path, **options):
     return (collect_maze2d if task.startswith("maze2d") else collect_antmaze)(task, out, **(defaults | options))
 
 
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and attributes of a file."""
+    arrays: dict[str, Any] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+        return arrays, dict(file.attrs)
+
+
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory) -> Path:
     """An ant that has learnt nothing."""
@@ -39,7 +48,7 @@ def policy(tmp_path_factory) -> Path:
 def test_ball_arrives(size):
     """Nine legs of goals in all parts of the maze: each ends at its goal long before the limit, none in a wall."""
     with closing(make_environment(f"diffcps/Maze2D-{size}-v1")) as environment:
-        ball = environment.unwrapped
+        ball: Any = environment.unwrapped
         state = np.concatenate(environment.reset(seed=0)[:1])
         for leg in range(9):
             rows, state = ball_leg(ball, state, np.random.default_rng((0, leg)), limit=600)
@@ -53,8 +62,9 @@ def test_ball_arrives(size):
 def test_ball_does_not_arrive_without_the_controller(monkeypatch):
     monkeypatch.setattr(mazes, "P_GAIN", 0.0)
     with closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
+        ball: Any = environment.unwrapped
         state = np.concatenate(environment.reset(seed=0)[:1])
-        rows, _ = ball_leg(environment.unwrapped, state, np.random.default_rng(0), limit=50)
+        rows, _ = ball_leg(ball, state, np.random.default_rng(0), limit=50)
     assert len(rows["rewards"]) == 50 and rows["timeouts"][-1]
     assert (np.linalg.norm(rows["observations"][:, :2] - rows["infos/goal"], axis=1) > 0.1).all()
 
@@ -65,10 +75,8 @@ def maze2d(tmp_path_factory) -> Path:
 
 
 def test_maze2d_file(maze2d):
-    with h5py.File(maze2d) as file:
-        rows = {name: file[name][()] for name in ("observations", "next_observations", "rewards", "terminals")}  # pyright: ignore[reportIndexIssue]
-        qpos, qvel = file["infos/qpos"][()], file["infos/qvel"][()]  # pyright: ignore[reportIndexIssue]
-        attributes = dict(file.attrs)
+    rows, attributes = contents(maze2d)
+    qpos, qvel = rows["infos/qpos"], rows["infos/qvel"]
     assert len(rows["rewards"]) == 1500 and not rows["terminals"].any()
     assert (rows["observations"][1:] == rows["next_observations"][:-1]).all()  # unbroken, and nothing recorded twice
     assert (np.abs(np.diff(rows["observations"], axis=0)).max(1) > 0).all()
@@ -82,13 +90,15 @@ def test_maze2d_file(maze2d):
 
 def test_stored_states_put_the_simulator_back(maze2d):
     """From infos/qpos and infos/qvel the stored action leads to the stored next observation."""
-    with h5py.File(maze2d) as file, closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
+    rows, _ = contents(maze2d)
+    with closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
+        ball: Any = environment.unwrapped
         environment.reset(seed=0)
         for row in range(0, 1500, 100):
-            environment.unwrapped.set_state(file["infos/qpos"][row], file["infos/qvel"][row])  # pyright: ignore[reportIndexIssue]
-            observation, reward, *_ = environment.step(file["actions"][row])  # pyright: ignore[reportIndexIssue]
-            assert np.allclose(observation, file["next_observations"][row], atol=1e-6)  # pyright: ignore[reportIndexIssue]
-            assert reward == file["rewards"][row]  # pyright: ignore[reportIndexIssue]
+            ball.set_state(rows["infos/qpos"][row], rows["infos/qvel"][row])
+            observation, reward, *_ = environment.step(rows["actions"][row])
+            assert np.allclose(observation, rows["next_observations"][row], atol=1e-6)
+            assert reward == rows["rewards"][row]
 
 
 def test_maze2d_file_is_read_without_warnings(maze2d):
@@ -100,9 +110,9 @@ def test_maze2d_file_is_read_without_warnings(maze2d):
 
 def test_dense_task_has_dense_rewards(tmp_path):
     path = collect("maze2d-umaze-dense-v1", tmp_path / "dense.hdf5", transitions=50)
-    with h5py.File(path) as file:
-        xy, rewards = file["next_observations"][:, :2], file["rewards"][()]  # pyright: ignore[reportIndexIssue]
-    assert np.allclose(rewards, np.exp(-np.linalg.norm(xy - [1.0, 1.0], axis=1)), atol=1e-6)
+    rows, _ = contents(path)
+    distance = np.linalg.norm(rows["next_observations"][:, :2] - [1.0, 1.0], axis=1)
+    assert np.allclose(rows["rewards"], np.exp(-distance), atol=1e-6)
 
 
 # --- AntMaze ---
@@ -172,11 +182,9 @@ def test_numpy_ant_is_the_trained_one(policy):
 
 def test_antmaze_file(policy, tmp_path):
     path = collect("antmaze-umaze-diverse-v2", tmp_path / "ant.hdf5", transitions=1100, policy=policy)
-    with h5py.File(path) as file:
-        assert file["observations"].shape == (1100, 29) and file["actions"].shape == (1100, 8)  # pyright: ignore[reportAttributeAccessIssue]
-        assert np.flatnonzero(file["timeouts"]).tolist() == [999, 1099]  # pyright: ignore[reportArgumentType]
-        assert np.abs(file["actions"]).max() <= 1.0  # pyright: ignore[reportArgumentType]
-        attributes = dict(file.attrs)
+    rows, attributes = contents(path)
+    assert rows["observations"].shape == (1100, 29) and rows["actions"].shape == (1100, 8)
+    assert np.flatnonzero(rows["timeouts"]).tolist() == [999, 1099] and np.abs(rows["actions"]).max() <= 1.0
     assert attributes["env_id"] == "diffcps/AntMaze-umaze-v2" and attributes["ref_max_score"] == 1.0
     assert attributes["success_rate"] == 0.0 and len(attributes["policy_sha256"]) == 64
     low, high = np.array([0.0, 8.0]), np.array([1.5, 9.5])

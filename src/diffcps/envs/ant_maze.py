@@ -150,7 +150,7 @@ class AntDirection(_Ant):
 
 def ant_xml(maze: Maze | None) -> str:
     """Gymnasium's ant with D4RL's step, torque and contacts; with a maze walls of 2 m and a mark at the goal."""
-    tree = ET.parse(Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml")
+    tree = ET.parse(Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml").getroot()
     _find(tree, "option").set("timestep", "0.02")
     _find(tree, "default/geom").set("solimp", ".8 .8 .01")
     for motor in tree.iterfind("actuator/motor"):
@@ -161,12 +161,14 @@ def ant_xml(maze: Maze | None) -> str:
             x, y = maze.centre((int(row), int(column)))
             box = {"type": "box", "pos": f"{x} {y} 1", "size": f"{half} {half} 1", "rgba": ".7 .5 .3 1"}
             ET.SubElement(world, "geom", box | {"contype": "1", "conaffinity": "1"})
-        mark = {"name": "goal", "type": "cylinder", "size": f"{SUCCESS_RADIUS} 0.02", "rgba": ".3 .65 .4 .8"}
-        ET.SubElement(world, "site", mark)
-    return ET.tostring(tree.getroot(), encoding="unicode")
+        _find(tree, "asset/texture[@name='texplane']").set("rgb1", ".7 .7 .7")  # black squares would hide ant and goal
+        # Not at the origin of the world: MuJoCo would hold it for fixed there.
+        mark = {"name": "goal", "type": "cylinder", "pos": "0 0 .05", "size": f"{SUCCESS_RADIUS} 0.05"}
+        ET.SubElement(world, "site", mark | {"rgba": ".1 .5 .2 1"})
+    return ET.tostring(tree, encoding="unicode")
 
 
-def _find(tree: ET.ElementTree, path: str) -> ET.Element:
+def _find(tree: ET.Element, path: str) -> ET.Element:
     element = tree.find(path)
     assert element is not None, path
     return element

@@ -45,7 +45,7 @@ def make_environment(environment_id: str, render_mode: str | None = None) -> gym
     # Not every constructor takes a render mode.
     options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     for family, module in _OURS.items():
-        if environment_id.startswith(family):
+        if re.match(family, environment_id):
             importlib.import_module(module)
     try:
         with _warnings_told_once(), _quiet_mujoco():
@@ -119,7 +119,7 @@ _OURS = {
     "diffcps/AntMaze-": "diffcps.envs.ant_maze",
     "diffcps/Maze2D-": "diffcps.envs.point_maze",
 }
-"""How the ids of our environments begin -> the module that registers them."""
+"""How the ids of our environments begin (a regular expression) -> the module that registers them."""
 
 _D4RL_REFERENCES = {
     "HalfCheetah": (-280.178953, 12135.0),

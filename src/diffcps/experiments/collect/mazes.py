@@ -356,7 +356,7 @@ def _same(out: Path, attributes: dict[str, Any], transitions: int) -> bool:
 
     with h5py.File(out, "r") as file:
         wanted = attributes | {"transitions": transitions}
-        return all(name in file.attrs and np.array_equal(file.attrs[name], wanted[name]) for name in wanted)
+        return all(name in file.attrs and np.array_equal(np.asarray(file.attrs[name]), wanted[name]) for name in wanted)
 
 
 def _rate(rows: int, began: float) -> str:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-def walk(
-    environment: gymnasium.Env, act: Callable[[np.ndarray, int], np.ndarray], *, steps: int, seed: int
-) -> Rows:
+def walk(environment: gymnasium.Env, act: Callable[[np.ndarray, int], np.ndarray], *, steps: int, seed: int) -> Rows:
     """`steps` steps from `reset(seed=seed)` on, episode after episode; the last one is cut where the steps end.
 
     `act(observation, step)` is asked with a float32 observation (obs,) and the number of the step, from 0. Every array
