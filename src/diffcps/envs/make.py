@@ -105,9 +105,9 @@ def check_fits(spec: Spec, info: DatasetInfo, environment_id: str) -> None:
 
 
 def reference_scores(environment_id: str) -> tuple[float, float] | None:
-    """D4RL's reference returns (random policy, expert) of a MuJoCo task, whatever its version; None for other tasks.
+    """D4RL's reference returns (random policy, expert) of its environments, whatever their version; None for others.
 
-    D4RL measured them on the `-v2` tasks of mujoco-py; later versions keep them by convention.
+    D4RL measured them under mujoco-py (locomotion: the `-v2` tasks); later versions keep them by convention.
 
     Reference: https://github.com/Farama-Foundation/D4RL, d4rl/infos.py.
     """
@@ -118,6 +118,10 @@ _OURS = {
     "diffcps/AntDirection-": "diffcps.envs.ant_maze",
     "diffcps/AntMaze-": "diffcps.envs.ant_maze",
     "diffcps/Maze2D-": "diffcps.envs.point_maze",
+    "diffcps/Ant-": "diffcps.envs.ant",
+    "diffcps/Adroit": "diffcps.envs.adroit",
+    "diffcps/Kitchen-": "diffcps.envs.kitchen",
+    "antmaze-.*-singletask": "diffcps.envs.ogbench",
 }
 """How the ids of our environments begin (a regular expression) -> the module that registers them."""
 
@@ -135,6 +139,14 @@ _D4RL_REFERENCES = {
     "diffcps/Maze2D-umaze-dense": (68.537689, 193.66285642381482),
     "diffcps/Maze2D-medium-dense": (44.264742, 297.4552547777125),
     "diffcps/Maze2D-large-dense": (30.569041, 303.4857382709002),
+    "diffcps/Ant": (-325.6, 3879.7),
+    "diffcps/AdroitPen": (96.262799, 3076.8331017826877),
+    "diffcps/AdroitHammer": (-274.856578, 12794.134825156867),
+    "diffcps/AdroitDoor": (-56.512833, 2880.5693087298737),
+    "diffcps/AdroitRelocate": (-6.425911, 4233.877797728884),
+    "diffcps/Kitchen-complete": (0.0, 4.0),
+    "diffcps/Kitchen-partial": (0.0, 4.0),
+    "diffcps/Kitchen-mixed": (0.0, 4.0),
 }
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffcps.experiments.collect.files import Rows, load_rows, save_rows
-from diffcps.experiments.collect.walk import walk
+from diffcps.experiments.collect.walk import Act, walk
 from diffcps.networks.critic import Critic
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
@@ -92,16 +92,13 @@ def update(config: Config, state: State, batch: Transition, key: Key) -> tuple[S
         q = jnp.min(state.critic.model(batch.observation, action), axis=0)
         return jnp.mean(alpha * log_prob - q), jnp.mean(log_prob)
 
-    def alpha_loss(log_alpha: Scalar) -> Scalar:
-        return -log_alpha * (log_prob + target_entropy)
-
     def critic_loss(critic: Critic) -> Scalar:
         return td_loss(critic(batch.observation, batch.action), target)
 
-    # --- Actor and temperature ---
+    # --- Actor and temperature (whose loss is linear in log alpha) ---
     (_, log_prob), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor.model)
     actor, _ = descend(optimiser, state.actor, gradient)
-    log_alpha, _ = descend(optimiser, state.log_alpha, jax.grad(alpha_loss)(state.log_alpha.model))
+    log_alpha, _ = descend(optimiser, state.log_alpha, -(log_prob + target_entropy))
 
     # --- Critics ---
     next_action, next_log_prob = sample_with_log_prob(state.actor.model, batch.next_observation, key_next)
@@ -136,6 +133,18 @@ def sample(
     return jnp.tanh(mean + jnp.exp(log_std) * noise)
 
 
+def uniform(spec: Spec, rng: np.random.Generator) -> Act:
+    """Actions uniform in [-1, 1], whatever the observation."""
+    return lambda observation, step: rng.uniform(-1.0, 1.0, spec.action_size).astype(np.float32)
+
+
+def sampled(actor: SquashedGaussian, spec: Spec, rng: np.random.Generator) -> Act:
+    """Actions sampled from the actor."""
+    return lambda observation, step: np.asarray(
+        sample(actor, observation, rng.standard_normal(spec.action_size, np.float32))
+    )
+
+
 def train(
     environment: gymnasium.Env,
     config: Config,
@@ -161,7 +170,7 @@ def train(
             f"{steps} steps, {config.random_steps} of them random, cannot be split into iterations of "
             f"{config.iteration_steps}: take multiples"
         )
-    spec = _spec(environment)
+    spec = spec_of(environment)
     run = RunFolder(folder)
     with run.locked():
         _claim(run, environment, config, seed)
@@ -224,7 +233,8 @@ def _optimiser(config: Config):
     return clipped_adam(config.learning_rate, math.inf)
 
 
-def _spec(environment: gymnasium.Env) -> Spec:
+def spec_of(environment: gymnasium.Env) -> Spec:
+    """Sizes of an environment. Raises `UserError` where observations are not flat, or actions not in [-1, 1]."""
     observation, action = environment.observation_space, environment.action_space
     if observation.shape is None or action.shape is None or len(observation.shape) != 1:
         raise UserError("online training needs flat observations and actions")
@@ -258,18 +268,9 @@ def _explore(
 ) -> Rows:
     """The steps of one iteration."""
     rng = np.random.default_rng((seed, iteration))
-    shape = (config.iteration_steps, spec.action_size)
-    reset_seed = int(rng.integers(2**31))
-    if iteration * config.iteration_steps < config.random_steps:
-        actions = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-        return walk(environment, lambda _, step: actions[step], steps=config.iteration_steps, seed=reset_seed)
-    noise = rng.standard_normal(shape, np.float32)
-    return walk(
-        environment,
-        lambda observation, step: np.asarray(sample(actor, observation, noise[step])),
-        steps=config.iteration_steps,
-        seed=reset_seed,
-    )
+    random = iteration * config.iteration_steps < config.random_steps
+    act = uniform(spec, rng) if random else sampled(actor, spec, rng)
+    return walk(environment, act, steps=config.iteration_steps, seed=int(rng.integers(2**31)))
 
 
 def _empty(spec: Spec, rows: int) -> Transition:
