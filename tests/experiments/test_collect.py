@@ -20,6 +20,8 @@ from diffcps.experiments.collect import collect, files, locomotion, sac
 from diffcps.experiments.collect.walk import walk
 from diffcps.types import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Counter(gymnasium.Env):
     """Counts steps; ends for good at step `end` of an episode."""
