@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from diffcps.cli import main
 from diffcps.data import load_dataset
 from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import ANT_MAZES
@@ -267,3 +268,11 @@ def test_missing_policy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(mazes, "ANT_POLICY", tmp_path / "none.safetensors")
     with pytest.raises(UserError, match="train_ant_policy"):
         collect("antmaze-umaze-v2", tmp_path / "a.hdf5")
+
+
+def test_command(tmp_path, policy, capsys):
+    out = tmp_path / "umaze.hdf5"
+    assert main(["data", "collect", "maze2d-umaze-v1", "--transitions", "300", "--out", str(out)]) == 0
+    assert load_dataset(str(out)).size == 300
+    assert main(["data", "collect", "maze2d-umaze-v1", "--policy", str(policy), "--out", str(out)]) == 2
+    assert "leave out --policy" in capsys.readouterr().err
