@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("dataset", metavar="FILE|ID|builtin")
     show.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
     show.set_defaults(command=_data_show)
-    gather = data.add_parser("collect", help="make a task's dataset by D4RL's recipe, in a simulator", allow_abbrev=False)
+    gather = data.add_parser(
+        "collect", help="make a task's dataset by D4RL's recipe, in a simulator", allow_abbrev=False
+    )
     gather.add_argument("task", metavar="TASK", help="such as hopper-medium-v2, maze2d-umaze-v1 or antmaze-umaze-v2")
     gather.add_argument("--out", type=Path, metavar="FILE.hdf5", help="file to write [runs/data/TASK.hdf5]")
     gather.add_argument("--transitions", type=int, default=1_000_000, metavar="N", help="rows [1000000]")

@@ -39,6 +39,7 @@ from diffcps.experiments.collect.files import (
     write_d4rl,
 )
 from diffcps.experiments.collect.walk import walk
+from diffcps.training import checkpoint
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -204,8 +205,8 @@ def _parts(task: str) -> tuple[str, str]:
     found = re.fullmatch(rf"({'|'.join(ENVIRONMENTS)})-({'|'.join(LEVELS)})-v2", task)
     if found is None:
         raise UserError(
-            f"unknown task {task!r}: a locomotion task is ROBOT-LEVEL-v2, with robot {', '.join(ENVIRONMENTS)} and level "
-            f"{', '.join(LEVELS)}"
+            f"unknown task {task!r}: a locomotion task is ROBOT-LEVEL-v2, with robot {', '.join(ENVIRONMENTS)} "
+            f"and level {', '.join(LEVELS)}"
         )
     return found[1], found[2]
 
@@ -232,8 +233,9 @@ def _train(
     say: Callable[[str], None],
 ) -> list[Snapshot]:
     """Goes on with the run until a snapshot is `enough` or all steps are made; returns all snapshots, in order."""
-    if any(map(enough, _snapshots(folder))):
-        return _snapshots(folder)
+    there = _snapshots(folder)
+    if any(map(enough, there)) or (there and there[-1].step >= sizes.steps):
+        return there
 
     def look(iteration: int, actor: SquashedGaussian) -> bool:
         step = iteration * sizes.config.iteration_steps
@@ -261,7 +263,7 @@ def _train(
 def _snapshots(folder: Path) -> list[Snapshot]:
     """Those that are on disk."""
     paths = sorted((folder / "actors").glob("*.safetensors"))
-    return [Snapshot(path=path, **sac.load_actor(path)[1]["snapshot"]) for path in paths]
+    return [Snapshot(path=path, **checkpoint.information(path)["snapshot"]) for path in paths]
 
 
 def _words(snapshot: Snapshot) -> dict[str, Any]:
