@@ -1,8 +1,8 @@
 """D4RL's Adroit tasks on the hands of gymnasium-robotics (extra `robotics`): pen, hammer, door, relocate.
 
 Model, observation, action box and reset are those of its AdroitHand*-v1. The reward is written here: the sign of its
-first term (hand to object) in `door`, `hammer` and `relocate` depends on the release of gymnasium-robotics, and is the
-opposite of D4RL's in 1.4.2 (its pull request 220). A dropped pen ends the episode, and 100 steps do, as in D4RL.
+first term (hand to object) in `door`, `hammer` and `relocate` is the opposite of D4RL's in gymnasium-robotics 1.2.1 to
+1.4.2 (its pull request 220). A dropped pen ends the episode, and 100 steps do, as in D4RL.
 docs/environments.md lists all differences.
 
 Reference: https://github.com/Farama-Foundation/D4RL, d4rl/hand_manipulation_suite.

@@ -1,8 +1,8 @@
 """The ant of gym v2, in which D4RL's ant data were recorded: 111 numbers, 84 of which are zero.
 
-Gymnasium's Ant-v4 has its model, reward, end and reset. It lacks the contact forces in the observation (14 bodies with 6
-numbers each) and their cost. Both were zero in gym v2 with MuJoCo 2.0 or newer, which D4RL asks for: mujoco-py did not
-call the function that computes the forces there (https://github.com/openai/gym/issues/1541).
+Gymnasium's Ant-v4 has its model, reward, end and reset. It lacks the contact forces in the observation (14 bodies with
+6 numbers each) and their cost. Both were zero in gym v2 with mujoco-py on MuJoCo 2.0, where nobody called the function
+that computes the forces (https://github.com/openai/gym/issues/1541). Which MuJoCo recorded D4RL's ant is not said.
 
 Reference: https://github.com/openai/gym, gym/envs/mujoco/ant.py.
 """

@@ -32,11 +32,11 @@ class Seeded(gymnasium.Wrapper):
 
     def __init__(self, environment: gymnasium.Env) -> None:
         super().__init__(environment)
-        self._state = np.random.RandomState().get_state()  # noqa: NPY002
+        self._state = np.random.RandomState().get_state()
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
-            self._state = np.random.RandomState(seed).get_state()  # noqa: NPY002
+            self._state = np.random.RandomState(seed).get_state()
             self.action_space.seed(seed)  # a reset takes some random steps
         with self._own_generator():
             return self.env.reset(seed=seed, options=options)

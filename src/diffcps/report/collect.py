@@ -54,7 +54,9 @@ def collection_figure(
     right.hist(returns, bins=int(np.clip(2 * len(returns) ** 0.5, 10, 50)), color=BLUE)
     right.axvline(float(returns.mean()), color=INK, linewidth=1, linestyle="--")
     right.set_title(
-        f"Collected: {len(returns):,} episodes, return {returns.mean():.4g} ± {returns.std():.3g}", fontsize=8, color=INK
+        f"Collected: {len(returns):,} episodes, return {returns.mean():.4g} ± {returns.std():.3g}",
+        fontsize=8,
+        color=INK,
     )
     right.set_xlabel("return", color=INK)
     right.set_ylabel("episodes", color=INK)

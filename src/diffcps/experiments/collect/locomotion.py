@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -39,9 +39,12 @@ from diffcps.experiments.collect.files import (
     write_d4rl,
 )
 from diffcps.experiments.collect.walk import walk
-from diffcps.types import UserError
+from diffcps.training import checkpoint
+from diffcps.types import Spec, UserError
 
 if TYPE_CHECKING:
+    import gymnasium
+
     from diffcps.networks.squashed import SquashedGaussian
 
 ENVIRONMENTS = {
@@ -52,6 +55,9 @@ ENVIRONMENTS = {
 }
 """Where a robot's data are collected unless another environment is named. Ant-v5's observations are not D4RL's."""
 LEVELS = ("random", "medium", "medium-replay", "expert", "medium-expert", "full-replay")
+Role = Literal["random", "medium", "expert"]
+ROLES = get_args(Role)
+"""What plays episodes. Medium and expert have random numbers of their own, should they be the same snapshot."""
 MEDIUM = 100.0 / 3.0
 """Normalised score (D4RL's references) of the medium level: a third of the way from random to expert."""
 EVALUATION_SEED = 100
@@ -161,28 +167,28 @@ def collect_locomotion(
                 )
             return found
 
-        def played(snapshot: Snapshot | None) -> Rows:
-            return _play(simulator, spec, snapshot, folder, transitions, sizes.part, seed, say)
+        def played(role: Role, snapshot: Snapshot | None = None) -> Rows:
+            return _play(simulator, spec, role, snapshot, folder, transitions, sizes.part, seed, say)
 
         match level:
             case "random":
-                rows = first_rows(played(None), transitions)
+                rows = first_rows(played("random"), transitions)
             case "medium":
                 used = [up_to_medium()]
-                rows = first_rows(played(used[0]), transitions)
+                rows = first_rows(played("medium", used[0]), transitions)
             case "medium-replay":
                 used = [up_to_medium()]
                 rows = first_rows(join(sac.transitions_of(folder, used[0].iteration)), transitions)
             case "expert":
                 used = [whole_run()]
-                rows = first_rows(played(used[0]), transitions)
+                rows = first_rows(played("expert", used[0]), transitions)
             case "full-replay":
                 used = [whole_run()]
                 iterations = sizes.steps // sizes.config.iteration_steps
                 rows = first_rows(join(sac.transitions_of(folder, iterations)), transitions)
             case _:
                 used = [up_to_medium(), whole_run()]
-                medium, expert = map(played, used)
+                medium, expert = played("medium", used[0]), played("expert", used[1])
                 rows = join([_whole_episodes(medium, transitions), first_rows(expert, transitions)])
 
     attributes = provenance(task, environment_id, _recipe(level, sizes), seed) | {
@@ -204,8 +210,8 @@ def _parts(task: str) -> tuple[str, str]:
     found = re.fullmatch(rf"({'|'.join(ENVIRONMENTS)})-({'|'.join(LEVELS)})-v2", task)
     if found is None:
         raise UserError(
-            f"unknown task {task!r}: a locomotion task is ROBOT-LEVEL-v2, with robot {', '.join(ENVIRONMENTS)} and level "
-            f"{', '.join(LEVELS)}"
+            f"unknown task {task!r}: a locomotion task is ROBOT-LEVEL-v2, with robot {', '.join(ENVIRONMENTS)} "
+            f"and level {', '.join(LEVELS)}"
         )
     return found[1], found[2]
 
@@ -222,7 +228,7 @@ def _holds(out: Path, asked: dict[str, Any]) -> bool:
 
 
 def _train(
-    simulator,
+    simulator: gymnasium.Env,
     environment_id: str,
     reference: tuple[float, float],
     sizes: Sizes,
@@ -232,8 +238,9 @@ def _train(
     say: Callable[[str], None],
 ) -> list[Snapshot]:
     """Goes on with the run until a snapshot is `enough` or all steps are made; returns all snapshots, in order."""
-    if any(map(enough, _snapshots(folder))):
-        return _snapshots(folder)
+    there = _snapshots(folder)
+    if any(map(enough, there)) or (there and there[-1].step >= sizes.steps):
+        return there
 
     def look(iteration: int, actor: SquashedGaussian) -> bool:
         step = iteration * sizes.config.iteration_steps
@@ -261,7 +268,7 @@ def _train(
 def _snapshots(folder: Path) -> list[Snapshot]:
     """Those that are on disk."""
     paths = sorted((folder / "actors").glob("*.safetensors"))
-    return [Snapshot(path=path, **sac.load_actor(path)[1]["snapshot"]) for path in paths]
+    return [Snapshot(path=path, **checkpoint.information(path)["snapshot"]) for path in paths]
 
 
 def _words(snapshot: Snapshot) -> dict[str, Any]:
@@ -283,8 +290,9 @@ def _evaluate(actor: SquashedGaussian, environment_id: str, episodes: int, seed:
 
 
 def _play(
-    simulator,
-    spec,
+    simulator: gymnasium.Env,
+    spec: Spec,
+    role: Role,
     snapshot: Snapshot | None,
     folder: Path,
     transitions: int,
@@ -297,9 +305,9 @@ def _play(
     actor = None if snapshot is None else sac.load_actor(snapshot.path)[0]
     parts: list[Rows] = []
     while (count := sum(len(rows["rewards"]) for rows in parts)) < transitions:
-        path = folder / f"episodes-{iteration:06d}" / f"{len(parts):06d}.npz"
+        path = folder / f"{role}-{iteration:06d}" / f"{len(parts):06d}.npz"
         if not path.exists():
-            rng = np.random.default_rng((seed, iteration, 2, len(parts)))
+            rng = np.random.default_rng((seed, iteration, 2, ROLES.index(role), len(parts)))
             act = sac.uniform(spec, rng) if actor is None else sac.sampled(actor, spec, rng)
             say(f"collecting: {count:,} of {transitions:,} transitions")
             save_rows(path, walk(simulator, act, steps=part, seed=int(rng.integers(2**31)), whole=True))
