@@ -115,6 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("dataset", metavar="FILE|ID|builtin")
     show.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
     show.set_defaults(command=_data_show)
+    gather = data.add_parser(
+        "collect", help="make a task's dataset by D4RL's recipe, in a simulator", allow_abbrev=False
+    )
+    gather.add_argument("task", metavar="TASK", help="such as hopper-medium-v2, maze2d-umaze-v1 or antmaze-umaze-v2")
+    gather.add_argument("--out", type=Path, metavar="FILE.hdf5", help="file to write [runs/data/TASK.hdf5]")
+    gather.add_argument("--transitions", type=int, default=1_000_000, metavar="N", help="rows [1000000]")
+    gather.add_argument("--seed", type=int, default=0, help="of everything random [0]")
+    gather.add_argument("--env", metavar="ID", help="another version of the robot (locomotion) [v5; Ant: v2]")
+    gather.add_argument("--policy", type=Path, metavar="FILE", help="the ant that walks (AntMaze) [the package's]")
+    gather.add_argument("--fast", action="store_true", help="a smoke run: few rows of a policy that can do nothing")
+    gather.add_argument("--resume", action="store_true", help="go on with what is there")
+    gather.set_defaults(command=_data_collect)
 
     reproduce = commands.add_parser(
         "reproduce", help="train and draw what a figure of the paper shows; check its theory", allow_abbrev=False
@@ -284,6 +296,23 @@ def _data_show(options: argparse.Namespace) -> None:
     path = options.out or Path(Path(options.dataset).stem + ".png")
     save_dataset_figure(dataset, *episode_returns(dataset), path)
     print(f"picture: {path}")
+
+
+def _data_collect(options: argparse.Namespace) -> None:
+    from diffcps.experiments.collect import collect
+
+    path = collect(
+        options.task,
+        options.out or Path("runs") / "data" / f"{options.task}.hdf5",
+        transitions=options.transitions,
+        seed=options.seed,
+        fast=options.fast,
+        resume=options.resume,
+        say=lambda text: print(text, flush=True),
+        environment=options.env,
+        policy=options.policy,
+    )
+    print(f"written: {path}   picture: {path.with_suffix('.png')}")
 
 
 def _reproduce(options: argparse.Namespace) -> None:
