@@ -175,7 +175,7 @@ def test_kitchen_layout():
         environment_id = f"diffcps/Kitchen-{name}-v0"
         assert environment_spec(environment_id) == EnvironmentSpec(60, 9, (-1.0,) * 9, (1.0,) * 9, 280)
         assert reference_scores(environment_id) == (0.0, 4.0)
-        with closing(make_environment(environment_id)) as environment:
+        with made(environment_id) as environment:
             observation, _ = environment.reset(seed=0)
             start = environment.unwrapped.data.qpos
             assert np.abs(observation[:9] - start[:9]).max() <= 0.01  # the noise on the robot

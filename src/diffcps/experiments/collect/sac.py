@@ -129,7 +129,7 @@ def sample(
     actor: SquashedGaussian, observation: Float[Array | np.ndarray, "*b obs"], noise: Float[Array | np.ndarray, "*b a"]
 ) -> Float[Array, "*b a"]:
     """tanh(mean + std noise): an action of the policy for standard normal noise, its median for noise 0."""
-    mean, log_std = actor(observation)
+    mean, log_std = actor(jnp.asarray(observation))
     return jnp.tanh(mean + jnp.exp(log_std) * noise)
 
 
