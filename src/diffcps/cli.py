@@ -127,6 +127,16 @@ def _parser() -> argparse.ArgumentParser:
     gather.add_argument("--fast", action="store_true", help="a smoke run: few rows of a policy that can do nothing")
     gather.add_argument("--resume", action="store_true", help="go on with what is there")
     gather.set_defaults(command=_data_collect)
+    fits = data.add_parser(
+        "check", help="take stored steps again in a simulator: does the data fit it?", allow_abbrev=False
+    )
+    fits.add_argument("dataset", metavar="FILE|ID|builtin")
+    fits.add_argument("--env", metavar="ID", required=True, help="the environment to compare with, such as Hopper-v5")
+    fits.add_argument("--steps", type=int, default=2000, help="steps drawn from the whole file [2000]")
+    fits.add_argument("--seed", type=int, default=0, help="of the draw [0]")
+    fits.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME-ENV.png in the current folder]")
+    fits.add_argument("--json", type=Path, metavar="FILE", help="everything that was found, as JSON")
+    fits.set_defaults(command=_data_check)
 
     reproduce = commands.add_parser(
         "reproduce", help="train and draw what a figure of the paper shows; check its theory", allow_abbrev=False
@@ -313,6 +323,37 @@ def _data_collect(options: argparse.Namespace) -> None:
         policy=options.policy,
     )
     print(f"written: {path}   picture: {path.with_suffix('.png')}")
+
+
+def _data_check(options: argparse.Namespace) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from diffcps.experiments.simulator_check import check_simulator
+    from diffcps.report.simulator_check import check_table, save_check_figure
+    from diffcps.training.checkpoint import write_atomically
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("steps")
+        summary, arrays = check_simulator(
+            options.dataset,
+            options.env,
+            steps=options.steps,
+            seed=options.seed,
+            on_step=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _print(check_table(summary))
+    if options.json is not None:
+        write_atomically(options.json, json.dumps(summary, indent=2).encode())
+        print(f"numbers: {options.json}")
+    if arrays:  # otherwise there is nothing to draw
+        path = options.out or Path(
+            f"{Path(options.dataset).stem}-{options.env.rpartition('/')[2].rpartition(':')[2]}.png"
+        )
+        save_check_figure(summary, arrays, path)
+        print(f"picture: {path}")
 
 
 def _reproduce(options: argparse.Namespace) -> None:

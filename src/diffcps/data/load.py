@@ -54,6 +54,11 @@ def load_dataset(
     return transforms.transform_reward(dataset, reward)
 
 
+def read_raw(source: str | Path) -> Raw:
+    """What a source holds, row by row and unchecked: fields are found and named, nothing else. Errors as above."""
+    return _read(str(source))
+
+
 def _read(source: str) -> Raw:
     if source == BUILTIN:
         with as_file(files("diffcps.data") / "builtin" / "hopper-replay.hdf5") as path:
