@@ -83,6 +83,19 @@ def test_returns_by_hand() -> None:
     # Seeds 100, 101, 102 last 2, 3, 1 steps: 2 * 100 + (0 + 1), 3 * 101 + (0 + 1 + 2), 102; member 1 adds 1 a step.
     np.testing.assert_allclose(episodes.returns, [[201, 306, 102], [203, 309, 103]], rtol=1e-7)
     np.testing.assert_array_equal(episodes.lengths, [[2, 3, 1], [2, 3, 1]])
+    assert episodes.successes is None  # the environment does not say
+
+
+def test_success_is_what_the_environment_says_at_the_last_step(monkeypatch) -> None:
+    step = Countdown.step
+
+    def telling(self, action):
+        observation, reward, terminated, truncated, _ = step(self, action)
+        # Episodes of 1 and 3 steps end in success; the one of 2 has a success that does not last.
+        return observation, reward, terminated, truncated, {"success": len(self.actions) in (1, 3)}
+
+    monkeypatch.setattr(Countdown, "step", telling)
+    np.testing.assert_array_equal(roll_out(member_and_step, COUNTDOWN, 2, 3).successes, [[0, 1, 1], [0, 1, 1]])
 
 
 def test_members_meet_the_same_starts_and_finished_episodes_rest(countdown: list[Countdown]) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 from rich.console import Console
 
-from diffcps.report.run import run_table
+from diffcps.report.run import evaluation_table, run_table
 
 
 def score(value: float, *updates: int) -> dict[str, Any]:
@@ -82,3 +82,16 @@ def test_run_without_environment() -> None:
     assert lines[0] == "diffusion-bc on no environment, 100 updates"
     assert "5" in lines
     assert "No scores: the run has no environment, or was not evaluated." in lines
+
+
+def test_evaluation_tells_the_success_rate_where_there_is_one() -> None:
+    row = {"member": 0, "seed": 3, "updates": 6000, "score": 512.0, "std": 20.0, "normalised": 68.27}
+    result = {"algorithm": "diffcps", "env": "Push-v0", "checkpoint": "best", "episodes": 8, "seed": 1000}
+    for success, heading, cells in (
+        (None, "return std over episodes normalised", "3 6,000 512 20 68.3"),
+        (0.875, "return std over episodes normalised success", "3 6,000 512 20 68.3 0.875"),
+    ):
+        console = Console(width=120, file=io.StringIO(), record=True)
+        console.print(evaluation_table({**result, "members": [{**row, "success": success}]}))
+        lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+        assert f"seed updates {heading}" in lines and cells in lines

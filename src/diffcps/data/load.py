@@ -12,6 +12,7 @@ from diffcps.data import transforms
 from diffcps.data.checks import check
 from diffcps.data.formats import Raw, read_hdf5, read_minari, read_npz, to_dataset
 from diffcps.data.transforms import RewardTransform
+from diffcps.data.trifinger import read_trifinger
 from diffcps.types import Dataset, DatasetInfo, UserError
 
 BUILTIN = "builtin"
@@ -29,9 +30,9 @@ def load_dataset(
     """Read, check and transform logged transitions into numpy arrays (float32, flags bool).
 
     `source` is a D4RL-layout file (.hdf5, .h5, .npz), a Minari dataset (local folder, or id, which is downloaded when
-    absent), or the word `builtin`. Actions are scaled from the box of the environment to [-1, 1]; the box is Minari's
-    action space, or `action_low` and `action_high` in the file, or [-1, 1]. `environment` overrides the environment id
-    that the file names.
+    absent), a TriFinger dataset (folder TASK.zarr), or the word `builtin`. Actions are scaled from the box
+    of the environment to [-1, 1]; the box is Minari's action space, or `action_low` and `action_high` in the file, or
+    the TriFinger's torque limits, or [-1, 1]. `environment` overrides the environment id that the file names.
 
     Raises `UserError`, one line, for whatever is wrong with the source or its contents.
     """
@@ -69,10 +70,12 @@ def _read(source: str) -> Raw:
             return read_hdf5(path, source)
         case ".npz":
             return read_npz(path, source)
+        case ".zarr" | ".mdb":
+            return read_trifinger(path, source)
     if path.is_dir() or (MINARI_ID.fullmatch(source) and not path.exists()):
         return read_minari(source)
     if path.exists():
-        raise UserError(f"{source}: unknown suffix {path.suffix!r}; a data file is .hdf5, .h5 or .npz")
+        raise UserError(f"{source}: unknown suffix {path.suffix!r}; a data file is .hdf5, .h5, .npz or .zarr")
     raise UserError(
         f"{source}: no such file, and no Minari id (such as mujoco/hopper/medium-v0); "
         "name a .hdf5, .h5 or .npz file, a Minari dataset, or builtin"

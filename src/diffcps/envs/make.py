@@ -121,6 +121,7 @@ _OURS = {
     "diffcps/Ant-": "diffcps.envs.ant",
     "diffcps/Adroit": "diffcps.envs.adroit",
     "diffcps/Kitchen-": "diffcps.envs.kitchen",
+    "diffcps/TriFinger": "diffcps.envs.trifinger",
     "antmaze-.*-singletask": "diffcps.envs.ogbench",
 }
 """How the ids of our environments begin (a regular expression) -> the module that registers them."""

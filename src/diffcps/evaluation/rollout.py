@@ -23,6 +23,8 @@ class Episodes(NamedTuple):
 
     returns: np.ndarray
     lengths: np.ndarray
+    successes: np.ndarray | None = None
+    """1 or 0: the environment's `info["success"]` at the episode's last step. None where it does not say."""
 
 
 def roll_out(
@@ -49,6 +51,7 @@ def roll_out(
 
     shape = (num_members, num_episodes)
     returns, lengths, alive = np.zeros(shape), np.zeros(shape, int), np.ones(shape, bool)
+    successes = np.full(shape, np.nan)
 
     with ExitStack() as stack:
         environments = {
@@ -71,13 +74,14 @@ def roll_out(
                 on_step(step, int(alive.sum()))
             action = _box_action(act(observation.copy(), step), first.action_space, alive, environment_id, step)
             for index in map(tuple, np.argwhere(alive)):
-                observation[index], reward, terminated, truncated, _ = environments[index].step(action[index])
+                observation[index], reward, terminated, truncated, info = environments[index].step(action[index])
                 returns[index] += float(reward)
                 lengths[index] += 1
+                successes[index] = info.get("success", np.nan)
                 alive[index] = not (terminated or truncated)
             step += 1
 
-    return Episodes(returns, lengths)
+    return Episodes(returns, lengths, None if np.isnan(successes).any() else successes)
 
 
 def record_video(act: Act, environment_id: str, path: str | Path, *, seed: int = 100, max_steps: int = 1000) -> float:

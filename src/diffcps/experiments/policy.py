@@ -136,7 +136,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Whole episodes with every member of a run, from start states that training did not use.
 
-    Episode e starts from seed `seed` + e. The result is also written into the run folder, as
+    Episode e starts from seed `seed` + e. `success` is the share of episodes that the environment calls a success at
+    their last step (None where it does not say). The result is also written into the run folder, as
     `evaluation-<checkpoint>.json`. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
@@ -164,6 +165,7 @@ def evaluate(
                 "score": score,
                 "std": float(returns.std()),
                 "normalised": None if reference is None else float(normalised_score(score, reference)),
+                "success": None if played.successes is None else float(played.successes[member.index].mean()),
                 "returns": returns.tolist(),
                 "lengths": played.lengths[member.index].tolist(),
             }

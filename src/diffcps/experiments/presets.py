@@ -84,3 +84,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     )
 }
 """Algorithm -> task -> preset."""
+
+# DiffCPS, appendix F.2, which names these three and refers to appendix C for the rest.
+PRESETS["diffcps"]["trifinger-push"] = Preset("none", {"kappa": 0.01, "num_steps": 45, "multiplier_min": 0.0})

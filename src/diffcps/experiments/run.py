@@ -106,7 +106,7 @@ def train(
 
         def evaluate(act: Act) -> tuple[np.ndarray, np.ndarray]:
             assert environment is not None
-            return roll_out(
+            played = roll_out(
                 scaling.wrap(act),
                 environment,
                 len(members),
@@ -114,6 +114,7 @@ def train(
                 seed=settings.eval_seed,
                 on_step=display.evaluating,
             )
+            return played.returns, played.lengths
 
         score = None if environment is None else evaluate
         try:

@@ -14,7 +14,7 @@ from diffcps.evaluation.scores import mean_and_std_over_members, normalised_scor
 KINDS = ("last", "best", "mean_of_last", "offline_selected")
 CHOSEN = ("best", "offline_selected")
 """Scores whose evaluation is chosen among all: the table says which one it was."""
-EVALUATION_COLUMNS = ("member", "seed", "updates", "score", "std", "normalised", "returns", "lengths")
+EVALUATION_COLUMNS = ("member", "seed", "updates", "score", "std", "normalised", "success", "returns", "lengths")
 EXPLANATION = (
     "Return (normalised score). best: the evaluation with the highest return, chosen by asking the environment; "
     "offline-selected: the one with the lowest selection/loss, chosen without it; at: after how many updates."
@@ -70,11 +70,12 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     members = result["members"]
     swept = [name for name in members[0] if name not in EVALUATION_COLUMNS]
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for name in (*swept, "seed", "updates", "return", "std over episodes", "normalised"):
+    success = ("success",) if members[0].get("success") is not None else ()
+    for name in (*swept, "seed", "updates", "return", "std over episodes", "normalised", *success):
         table.add_column(Text(name), justify="right")
     for row in members:
         normalised = "–" if row["normalised"] is None else f"{row['normalised']:.1f}"
-        words = [number_words(row["score"]), f"{row['std']:.3g}", normalised]
+        words = [number_words(row["score"]), f"{row['std']:.3g}", normalised, *(f"{row[name]:.3f}" for name in success)]
         table.add_row(*(f"{float(row[name]):g}" for name in swept), str(row["seed"]), f"{row['updates']:,}", *words)
     return table
 
