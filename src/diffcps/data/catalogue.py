@@ -88,9 +88,13 @@ def data_folder() -> Path:
 
 
 def data_file(task: Task) -> Path:
-    """Where the task's data are kept once they are here; a folder for TriFinger, whose data are a Zarr store."""
+    """Where the task's data are kept once they are here.
+
+    TriFinger's data are a folder, which may also lie where their package puts it.
+    """
     if task.family == "trifinger":
-        return data_folder() / f"{task.id}.zarr"
+        of_package = Path.home() / ".trifinger_rl_datasets" / f"{task.id}.zarr"
+        return of_package if of_package.exists() else data_folder() / of_package.name
     return data_folder() / (task.id + Path(task.url).suffix)
 
 

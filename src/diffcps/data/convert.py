@@ -165,10 +165,11 @@ def _episodes(dataset: Dataset) -> Iterator[Any]:
     joined = np.append((following[:-1].view(np.int32) == observation[1:].view(np.int32)).all(axis=1), False)
     ends = np.flatnonzero(rows["terminals"] | rows["timeouts"] | ~joined) + 1
     for start, stop in zip(np.append(0, ends[:-1]), ends, strict=True):
-        yield EpisodeBuffer(
-            observations=[*observation[start:stop], following[stop - 1]],
-            actions=list(rows["actions"][start:stop]),
-            rewards=list(rows["rewards"][start:stop]),
-            terminations=list(rows["terminals"][start:stop]),
-            truncations=list(rows["timeouts"][start:stop]),
-        )
+        episode: dict[str, Any] = {  # arrays, where Minari's annotations say lists: several times faster
+            "observations": np.concatenate([observation[start:stop], following[stop - 1 : stop]]),
+            "actions": rows["actions"][start:stop],
+            "rewards": rows["rewards"][start:stop],
+            "terminations": rows["terminals"][start:stop],
+            "truncations": rows["timeouts"][start:stop],
+        }
+        yield EpisodeBuffer(**episode)

@@ -22,18 +22,24 @@ from typing import IO, Any, NamedTuple
 
 from diffcps.data.catalogue import Task, data_file, part_file, where_from
 from diffcps.data.formats import minari_folder, read_hdf5, sha256_of_file
+from diffcps.data.ogbench import read_arrays
 from diffcps.types import UserError
 
-STALL_SECONDS = 60.0
-"""A connection that delivers nothing for so long is given up, and made again."""
-ATTEMPTS = 5
-"""Connections in a row that bring nothing new before the download is given up."""
-PAUSE_SECONDS = 2.0
-"""Wait before the second connection; it doubles with each further one."""
 PIECE = 1 << 18
 
 Progress = Callable[[int, int | None], None]
 """progress(bytes that are here, bytes in all if known)"""
+
+
+class Patience(NamedTuple):
+    """How long a download waits for a server."""
+
+    stall_seconds: float = 60.0
+    """A connection that delivers nothing for so long is given up, and made again."""
+    attempts: int = 5
+    """Connections in a row that bring nothing new before the download is given up."""
+    pause_seconds: float = 2.0
+    """Wait before the second connection; it doubles with each further one."""
 
 
 class _Again(Exception):
@@ -55,35 +61,40 @@ def download(
     *,
     url: str | None = None,
     progress: Progress | None = None,
-    stall_seconds: float = STALL_SECONDS,
-    attempts: int = ATTEMPTS,
-    pause_seconds: float = PAUSE_SECONDS,
+    patience: Patience | None = None,
 ) -> Path:
     """Downloads the task's data from its address (or from `url`), resumes what is there in part, and verifies it.
 
     Returns the file in the data folder; a verified one that is there already is not fetched again. Stalls, broken
-    connections and errors of the server (5xx) are tried again, `attempts` times as long as nothing new comes.
+    connections and errors of the server (5xx) are tried again, as often as `patience` says while nothing new comes.
 
     Raises `UserError` where the address gives another file than the catalogue describes or none at all.
     """
     if task.family == "trifinger":
         raise UserError(
-            f"{task.id}: its data come in parts, which the package trifinger-rl-datasets fetches into "
-            f"~/.trifinger_rl_datasets (get_dataset() of its environment {task.id}); hand that folder over with --from"
+            f"{task.id}: its data come in parts, which the package trifinger-rl-datasets fetches (get_dataset() of its "
+            "environment of this name) and keeps in ~/.trifinger_rl_datasets, where they are found; or give a copy of "
+            "the folder with --from"
         )
     path, address = data_file(task), url or task.url
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"{address}: an address begins with http:// or https://; give a local file with --from")
     if path.exists():
         verify(path, task)
         return path
     part = part_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "ab") as file:
+    with open(_note_file(part), "a+") as note, open(part, "ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{part}: another process is downloading it; wait for it") from None
-        show = progress or (lambda done, total: None)
-        _gather(task, address, file, part, show, stall_seconds, attempts, pause_seconds)
+        try:
+            _gather(task, address, file, note, progress or (lambda done, total: None), patience or Patience())
+        except UserError:
+            if file.tell() == 0:
+                _forget(part)
+            raise
         file.flush()
         os.fsync(file.fileno())
         try:
@@ -96,44 +107,33 @@ def download(
     return path
 
 
-def _gather(
-    task: Task, url: str, file: IO[bytes], part: Path, progress: Progress, stall: float, attempts: int, pause: float
-) -> None:
-    """Connects until `file`, which is open for appending at `part`, is complete."""
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"{url}: an address begins with http:// or https://; give a local file with --from")
+def _gather(task: Task, url: str, file: IO[bytes], note: IO[str], progress: Progress, patience: Patience) -> None:
+    """Connects until `file`, which is open for appending and described by `note`, is complete."""
     failures, furthest, reached = 0, file.tell(), False
     while True:
         try:
-            answer = _ask(task, url, file, part, stall)
+            answer = _ask(task, url, file, note, patience.stall_seconds)
             reached = True
             if answer is not None:
                 with closing(answer.stream):
-                    _receive(answer, file, progress, stall)
+                    _receive(answer, file, progress, patience.stall_seconds)
             return
         except _Again as error:
             failures = 0 if file.tell() > furthest else failures + 1
             furthest = max(furthest, file.tell())
-            if failures < attempts and (reached or not isinstance(error, _Unreachable)):
-                time.sleep(pause * 2 ** max(failures - 1, 0))
+            if failures < patience.attempts and (reached or not isinstance(error, _Unreachable)):
+                time.sleep(patience.pause_seconds * 2 ** max(failures - 1, 0))
                 continue
             kept = f"{file.tell():,} bytes are kept, and the same command goes on from there; or "
-            if file.tell() == 0:
-                kept = ""
-                _forget(part)
-            raise UserError(f"{task.id}: {url}: {error}; {kept}{where_from(task)}") from None
-        except UserError:
-            if file.tell() == 0:
-                _forget(part)
-            raise
+            raise UserError(f"{task.id}: {url}: {error}; {kept if file.tell() else ''}{where_from(task)}") from None
 
 
-def _ask(task: Task, url: str, file: IO[bytes], part: Path, stall: float) -> _Answer | None:
+def _ask(task: Task, url: str, file: IO[bytes], note: IO[str], stall: float) -> _Answer | None:
     """Asks for what is missing. Afterwards `file` stands where the answer begins; None: nothing is missing.
 
     Reference: RFC 9110, sections 13.1.5 (If-Range) and 14 (range requests).
     """
-    validator = _validator_of_part(part, url)
+    validator = _validator(note, url)
     if validator is None:
         _start_anew(file)
     start = file.tell()
@@ -177,7 +177,7 @@ def _ask(task: Task, url: str, file: IO[bytes], part: Path, stall: float) -> _An
         total = int(described[2]) if described[2].isdecimal() else None
     else:  # the whole file: it changed, or the server knows no ranges
         _start_anew(file)
-        _remember(part, url, now)
+        _remember(note, url, now)
     if task.bytes is not None and total not in (None, task.bytes):
         stream.close()
         _start_anew(file)
@@ -220,17 +220,21 @@ def _note_file(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _remember(part: Path, url: str, validator: str | None) -> None:
-    _note_file(part).write_text(json.dumps({"url": url, "validator": validator}))
+def _remember(note: IO[str], url: str, validator: str | None) -> None:
+    note.seek(0)
+    note.truncate()
+    note.write(json.dumps({"url": url, "validator": validator}))
+    note.flush()
 
 
-def _validator_of_part(part: Path, url: str) -> str | None:
+def _validator(note: IO[str], url: str) -> str | None:
     """Which version of the file a part belongs to; None where that is not known, or it came from another address."""
+    note.seek(0)
     try:
-        note = json.loads(_note_file(part).read_text())
-    except (FileNotFoundError, ValueError):
+        described = json.load(note)
+    except ValueError:
         return None
-    return note["validator"] if note["url"] == url else None
+    return described["validator"] if described["url"] == url else None
 
 
 def _forget(part: Path) -> None:
@@ -245,7 +249,8 @@ def adopt(task: Task, source: Path) -> Path:
     """
     path = data_file(task)
     if path.exists() and source.exists() and path.samefile(source):
-        verify(path, task)
+        if path.is_file():
+            verify(path, task)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -287,28 +292,14 @@ def verify(path: Path, task: Task, suffix: str | None = None) -> None:
         raise UserError(f"{path}: has {size:,} bytes, but the published file of {task.id} {task.bytes:,}")
     if task.sha256 is not None and (found := sha256_of_file(path, str(path))) != task.sha256:
         raise UserError(f"{path}: SHA-256 {found[:12]}… is not that of the published file, {task.sha256[:12]}…")
-    if (suffix or path.suffix) == ".npz":
-        _verify_ogbench(path, task)
-        return
-    raw = read_hdf5(path, str(path))
-    _check_sizes(path, task, raw.observation.shape, raw.action.shape)
-
-
-def _verify_ogbench(path: Path, task: Task) -> None:
-    """Their files hold neither rewards nor D4RL's terminals, so that `read_npz` would refuse them."""
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            shapes = {name: file[name].shape for name in ("observations", "actions", "terminals", "qpos")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: not a complete file of OGBench ({error})") from None
-    _check_sizes(path, task, shapes["observations"], shapes["actions"])
-
-
-def _check_sizes(path: Path, task: Task, observation: tuple[int, ...], action: tuple[int, ...]) -> None:
-    if (observation[1:], action[1:]) != ((task.observation_size,), (task.action_size,)):
+    if (suffix or path.suffix) == ".npz":  # OGBench's have no rewards, so that `read_npz` would refuse them
+        rows = read_arrays(path)
+        shapes = rows["observations"].shape, rows["actions"].shape
+    else:
+        raw = read_hdf5(path, str(path))
+        shapes = raw.observation.shape, raw.action.shape
+    if (shapes[0][1:], shapes[1][1:]) != ((task.observation_size,), (task.action_size,)):
         raise UserError(
-            f"{path}: observations of shape {observation} and actions of shape {action}, but those of {task.id} have "
+            f"{path}: observations of shape {shapes[0]} and actions of shape {shapes[1]}, but those of {task.id} have "
             f"{task.observation_size} and {task.action_size} numbers"
         )

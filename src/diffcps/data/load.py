@@ -66,10 +66,10 @@ def read(source: str, task: str | None = None) -> tuple[Raw, str | None]:
     """The checked rows of a source, in its own units, and the task that they are used for. As in `load_dataset`."""
     if task is None and source in catalogue():
         task = source
-    if task is None:
-        return check(_read(source), source), None
-    purpose = find_task(task)
-    raw = check(_read_task(find_task(source)) if source in catalogue() else _read(source), source)
+    purpose = None if task is None else find_task(task)
+    raw = check(_read(source), source)
+    if purpose is None:
+        return raw, None
     sizes, expected = (raw.observation.shape[1], raw.action.shape[1]), (purpose.observation_size, purpose.action_size)
     if sizes != expected:
         raise UserError(
@@ -95,6 +95,8 @@ def _read_task(task: Task) -> Raw:
 
 
 def _read(source: str) -> Raw:
+    if source in catalogue():
+        return _read_task(find_task(source))
     if source == BUILTIN:
         with as_file(files("diffcps.data") / "builtin" / "hopper-replay.hdf5") as path:
             return read_hdf5(path, source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +25,42 @@ def read_ogbench(path: Path, task: Task) -> Raw:
     try:
         import gymnasium
         from ogbench.relabel_utils import relabel_dataset
-        from ogbench.utils import load_dataset
     except ImportError:
         raise UserError(
             f"{task.id}: its rewards are computed by the package ogbench, which is missing; "
             "pip install 'diffcps[ogbench]'"
         ) from None
-    sha256 = sha256_of_file(path, str(path))
-    try:
-        rows = load_dataset(str(path), add_info=True)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: not a complete file of OGBench ({error}); get it again") from None
-    environment = gymnasium.make(task.environment, disable_env_checker=True)
-    relabel_dataset(task.environment.removeprefix("ogbench:"), environment, rows)
+    sha256, rows = sha256_of_file(path, str(path)), read_arrays(path)
+    last = rows["terminals"] == 1
+    last[-1] = True
+    kept = np.flatnonzero(~last)
+    labelled = {"qpos": rows["qpos"][kept]}
+    maze, size, _, *rest = task.id.split("-")  # the package's environments do not name the kind of data
+    package_id = "-".join((maze, size, *rest))
+    environment = gymnasium.make(f"ogbench:{package_id}", disable_env_checker=True)
+    relabel_dataset(package_id, environment, labelled)
     environment.close()
-    terminal = np.asarray(rows["masks"]) == 0
-    names = ("observations", "actions", "rewards", "masks", "terminals", "observations")
+    terminal = np.asarray(labelled["masks"]) == 0
     return Raw(
-        observation=rows["observations"],
-        action=rows["actions"],
-        reward=rows["rewards"],
+        observation=rows["observations"][kept],
+        action=rows["actions"][kept],
+        reward=np.asarray(labelled["rewards"]),
         terminal=terminal,
-        timeout=(np.asarray(rows["terminals"]) == 1) & ~terminal,
-        next_observation=rows["next_observations"],
-        names=dict(zip(FIELDS, names, strict=True)),
+        timeout=last[kept + 1] & ~terminal,
+        next_observation=rows["observations"][kept + 1],
+        names=dict(
+            zip(FIELDS, ("observations", "actions", "rewards", "masks", "terminals", "observations"), strict=True)
+        ),
         sha256=sha256,
     )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Observations, actions, terminals (ends of trajectories) and qpos, as the file has them. Raises `UserError`."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it may be truncated")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ("observations", "actions", "terminals", "qpos")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a complete file of OGBench ({error}); get it again") from None
