@@ -66,10 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         algorithm = algorithms.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         run = algorithm.add_argument_group("the run")
         run.add_argument(
+            "--task",
+            metavar="TASK",
+            help="such as hopper-medium-v2 (diffcps data list): its dataset, environment, reference scores and preset",
+        )
+        run.add_argument(
             "--dataset",
             default=argparse.SUPPRESS,
             metavar="FILE|ID|builtin",
-            help="HDF5, npz, Minari, or builtin [builtin]",
+            help="HDF5, npz, Minari, or builtin [that of the task, else builtin]",
         )
         run.add_argument(
             "--reward", choices=_reward_transforms(), default=argparse.SUPPRESS, help="transform of the rewards [none]"
@@ -137,6 +142,26 @@ def _parser() -> argparse.ArgumentParser:
     fits.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME-ENV.png in the current folder]")
     fits.add_argument("--json", type=Path, metavar="FILE", help="everything that was found, as JSON")
     fits.set_defaults(command=_data_check)
+    tasks = data.add_parser("list", help="the catalogue of tasks", allow_abbrev=False)
+    tasks.add_argument(
+        "--family", metavar="NAME", help="only gym, antmaze, maze2d, adroit, kitchen, ogbench, trifinger"
+    )
+    tasks.set_defaults(command=_data_list)
+    get = data.add_parser("get", help="fetch a task's data into the data folder (DIFFCPS_DATA)", allow_abbrev=False)
+    get.add_argument("task", metavar="TASK")
+    way = get.add_mutually_exclusive_group()
+    way.add_argument(
+        "--from", dest="file", type=Path, metavar="FILE", help="verify and keep a file that is here already"
+    )
+    way.add_argument("--url", help="another address of the same file")
+    way.add_argument("--minari", action="store_true", help="the nearest Minari dataset instead")
+    get.set_defaults(command=_data_get)
+    change = data.add_parser("convert", help="write a dataset in another format", allow_abbrev=False)
+    change.add_argument("source", metavar="SOURCE", help="what train --dataset takes")
+    change.add_argument("target", metavar="TARGET", help=".hdf5 or .npz file, or a Minari id such as name/of/set-v0")
+    change.add_argument("--task", metavar="TASK", help="take environment and reference scores from this task")
+    change.add_argument("--overwrite", action="store_true", help="replace what is there")
+    change.set_defaults(command=_data_convert)
 
     reproduce = commands.add_parser(
         "reproduce", help="train and draw what a figure of the paper shows; check its theory", allow_abbrev=False
@@ -173,7 +198,7 @@ def _refuse_unknown(options: argparse.Namespace, unknown: Sequence[str]) -> NoRe
     if flag is None or options.command is not _train:
         raise UserError(f"unrecognised argument {' '.join(unknown)}: --help lists what there is")
     known = [*fields.field_types(ALGORITHMS[options.algorithm].Config), *fields.field_types(Settings)]
-    known += ["dataset", "reward", "normalise_observation", "preset", "out", "resume", "tensorboard", "wandb"]
+    known += ["task", "dataset", "reward", "normalise_observation", "preset", "out", "resume", "tensorboard", "wandb"]
     raise UserError(
         fields.unknown_name(flag.split("=")[0].removeprefix("--").replace("-", "_"), known).replace("_", "-")
     )
@@ -182,6 +207,7 @@ def _refuse_unknown(options: argparse.Namespace, unknown: Sequence[str]) -> NoRe
 def _train(options: argparse.Namespace) -> None:
     from diffcps.algorithms import ALGORITHMS
     from diffcps.data import load_dataset
+    from diffcps.data.catalogue import find_task
     from diffcps.experiments import fields
     from diffcps.experiments.presets import PRESETS
     from diffcps.experiments.run import Settings, environment_of, reference_of, train
@@ -194,10 +220,11 @@ def _train(options: argparse.Namespace) -> None:
 
     name, kind = options.algorithm, ALGORITHMS[options.algorithm].Config
     given = vars(options)
-    out = options.out or Path("runs") / f"{name}-{Path(given.get('dataset', 'builtin')).stem}"
+    task = None if options.task is None else find_task(options.task)
+    out = options.out or Path("runs") / f"{name}-{Path(options.task or given.get('dataset', 'builtin')).stem}"
     stored = RunFolder(out).read_config() if options.resume and RunFolder(out).config.exists() else None
 
-    # The run as it stands (when resuming), then the preset, then what was given: later ones win.
+    # The run as it stands (when resuming) or its task, then the preset, then what was given: later ones win.
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     data: dict[str, Any] = {"dataset": "builtin", "reward": "none", "normalise_observation": False}
@@ -213,13 +240,20 @@ def _train(options: argparse.Namespace) -> None:
             "reward": stored["dataset"]["reward_transform"],
             "normalise_observation": stored["dataset"]["observation_mean"] is not None,
         }
+        stored_task = stored["dataset"].get("task")
+        if task is not None and stored_task != task.id:
+            raise UserError(f"{out}: holds a run on {stored_task or 'no task'}, not on {task.id}")
+        task = find_task(stored_task) if stored_task else None
         sweep |= {key: tuple(map(float, swept)) for key, swept in stored["sweep"].items()}
-    if options.preset is not None:
-        presets = PRESETS.get(name, {})
-        if options.preset not in presets:
-            raise UserError(fields.unknown_name(options.preset, presets).replace("field", "preset"))
-        values |= presets[options.preset].fields
-        data["reward"] = presets[options.preset].reward
+    presets, preset = PRESETS.get(name, {}), options.preset
+    if task is not None and stored is None:
+        data["dataset"] = task.id
+        preset = preset or (task.preset if task.preset in presets else None)
+    if preset is not None:
+        if preset not in presets:
+            raise UserError(fields.unknown_name(preset, presets).replace("field", "preset"))
+        values |= presets[preset].fields
+        data["reward"] = presets[preset].reward
     settings |= {key: given[key] for key in fields.field_types(Settings) if key in given}
     if "seeds" in settings:
         settings["seeds"] = tuple(settings["seeds"])
@@ -237,7 +271,12 @@ def _train(options: argparse.Namespace) -> None:
 
     config = fields.build(kind, values)
     resolved = fields.build(Settings, settings)
-    dataset = load_dataset(data["dataset"], reward=data["reward"], normalise_observation=data["normalise_observation"])
+    dataset = load_dataset(
+        data["dataset"],
+        reward=data["reward"],
+        normalise_observation=data["normalise_observation"],
+        task=None if task is None else task.id,
+    )
     labels = [member.label for member in expand(resolved.seeds, sweep)]
     kappa = getattr(config, "kappa", None)
     reference = reference_of(dataset.info, environment_of(resolved, dataset.info))
@@ -354,6 +393,62 @@ def _data_check(options: argparse.Namespace) -> None:
         )
         save_check_figure(summary, arrays, path)
         print(f"picture: {path}")
+
+
+def _data_list(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from diffcps.data.catalogue import catalogue, data_folder, state_of
+    from diffcps.report.catalogue import task_tables
+
+    tasks = [asdict(task) | {"here": state_of(task)} for task in catalogue().values()]
+    families = list(dict.fromkeys(task["family"] for task in tasks))
+    if options.family not in (None, *families):
+        raise UserError(f"no family {options.family}; there are {', '.join(families)}")
+    _print(task_tables([task for task in tasks if options.family in (None, task["family"])]))
+    print(f"data folder: {data_folder()}")
+
+
+def _data_get(options: argparse.Namespace) -> None:
+    from diffcps.data import download
+    from diffcps.data.catalogue import find_task
+    from diffcps.report.catalogue import download_bar
+
+    task = find_task(options.task)
+    if options.minari:
+        dataset_id = download.fetch_minari(task)
+        print(f"here: Minari's {dataset_id}, to be used with --dataset {dataset_id}. {task.note}")
+        return
+    try:
+        if options.file is not None:
+            path = download.adopt(task, options.file)
+        else:
+            with download_bar(task.id) as progress:
+                path = download.download(task, url=options.url, progress=progress)
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; the same command goes on", 130))
+    checked = "size and SHA-256 are the published ones" if task.sha256 else "no published SHA-256 to compare with"
+    print(f"here: {path} ({checked}). diffcps train ALGORITHM --task {task.id} uses it")
+
+
+def _data_convert(options: argparse.Namespace) -> None:
+    from diffcps.data.convert import convert
+
+    path = convert(options.source, options.target, task=options.task, overwrite=options.overwrite, spec_of=_spec_of)
+    print(f"written: {path}")
+
+
+def _spec_of(environment_id: str) -> Any:
+    """Gymnasium's specification of an environment, or None where it cannot be made here."""
+    from contextlib import closing
+
+    from diffcps.envs.make import make_environment
+
+    try:
+        with closing(make_environment(environment_id)) as environment:
+            return environment.spec
+    except UserError:
+        return None
 
 
 def _reproduce(options: argparse.Namespace) -> None:

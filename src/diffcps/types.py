@@ -68,6 +68,8 @@ class DatasetInfo:
     observation_mean: tuple[float, ...] | None = None
     """Set where observations were normalised: x -> (x - mean) / std. It travels with the policy."""
     observation_std: tuple[float, ...] | None = None
+    task: str | None = None
+    """Id of the catalogue's task that the data are used for: environment and reference scores are then its own."""
 
 
 @jax.tree_util.register_dataclass

@@ -122,7 +122,7 @@ def read_minari(source: str) -> Raw:
     import minari
     from gymnasium.spaces import Box
 
-    folder = _minari_folder(source)
+    folder = minari_folder(source)
     try:
         stored = minari.MinariDataset(folder)
         metadata = stored.storage.metadata
@@ -312,7 +312,7 @@ def _bound(attributes: Mapping[str, Any], name: str, source: str) -> np.ndarray 
     return value
 
 
-def _minari_folder(source: str) -> Path:
+def minari_folder(source: str) -> Path:
     """The folder that holds metadata.json: a path, else the local copy of an id, else a fresh download of it."""
     import minari
     from minari.storage import get_dataset_path

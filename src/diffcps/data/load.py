@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from diffcps.data import transforms
+from diffcps.data.catalogue import Task, catalogue, data_file, find_task, where_from
 from diffcps.data.checks import check
 from diffcps.data.formats import Raw, read_hdf5, read_minari, read_npz, to_dataset
+from diffcps.data.ogbench import read_ogbench
 from diffcps.data.transforms import RewardTransform
 from diffcps.data.trifinger import read_trifinger
 from diffcps.types import Dataset, DatasetInfo, UserError
@@ -26,18 +28,23 @@ def load_dataset(
     reward: RewardTransform = "none",
     normalise_observation: bool = False,
     environment: str | None = None,
+    task: str | None = None,
 ) -> Dataset:
     """Read, check and transform logged transitions into numpy arrays (float32, flags bool).
 
-    `source` is a D4RL-layout file (.hdf5, .h5, .npz), a Minari dataset (local folder, or id, which is downloaded when
-    absent), a TriFinger dataset (folder TASK.zarr), or the word `builtin`. Actions are scaled from the box
-    of the environment to [-1, 1]; the box is Minari's action space, or `action_low` and `action_high` in the file, or
-    the TriFinger's torque limits, or [-1, 1]. `environment` overrides the environment id that the file names.
+    `source` is a task of the catalogue whose data are here (`diffcps data list`), a D4RL-layout file (.hdf5, .h5,
+    .npz), a Minari dataset (local folder, or id, which is downloaded when absent), a TriFinger dataset (folder
+    TASK.zarr), or the word `builtin`. Actions are scaled from the box of the environment to [-1, 1]; the box is
+    Minari's action space, `action_low` and `action_high` in the file, the TriFinger's torque limits, or [-1, 1].
+
+    `task` names the task that the data are used for; by default it is `source`, where that is one. The environment id
+    and the reference scores are then the task's, as far as it has any, and otherwise those that the file names;
+    `environment` overrides the id.
 
     Raises `UserError`, one line, for whatever is wrong with the source or its contents.
     """
     name = str(source)
-    raw = check(_read(name), name)
+    raw, task = read(name, task)
     low, high = np.asarray(raw.action_low), np.asarray(raw.action_high)
     info = DatasetInfo(
         source=name,
@@ -48,6 +55,7 @@ def load_dataset(
         action_low=tuple(low.tolist()),
         action_high=tuple(high.tolist()),
         reward_transform=reward,
+        task=task,
     )
     dataset = to_dataset(raw._replace(action=transforms.scale_action(raw.action, low, high)), info)
     if normalise_observation:
@@ -60,7 +68,41 @@ def read_raw(source: str | Path) -> Raw:
     return _read(str(source))
 
 
+def read(source: str, task: str | None = None) -> tuple[Raw, str | None]:
+    """The checked rows of a source, in its own units, and the task that they are used for. As in `load_dataset`."""
+    if task is None and source in catalogue():
+        task = source
+    purpose = None if task is None else find_task(task)
+    raw = check(_read(source), source)
+    if purpose is None:
+        return raw, None
+    sizes, expected = (raw.observation.shape[1], raw.action.shape[1]), (purpose.observation_size, purpose.action_size)
+    if sizes != expected:
+        raise UserError(
+            f"{source}: observations have {sizes[0]} and actions {sizes[1]} numbers, those of task {task} "
+            f"{expected[0]} and {expected[1]}; name the task that the data belong to"
+        )
+    raw = raw._replace(environment=purpose.environment)
+    if purpose.reference_max is not None:
+        raw = raw._replace(reference_min=purpose.reference_min, reference_max=purpose.reference_max)
+    return raw, task
+
+
+def _read_task(task: Task) -> Raw:
+    path = data_file(task)
+    if not path.exists():
+        raise UserError(
+            f"{task.id}: the data are not here; fetch them with `diffcps data get {task.id}`, or {where_from(task)}"
+        )
+    raw = read_ogbench(path, task) if task.family == "ogbench" else _read(str(path))
+    if task.sha256 is not None and raw.sha256 != task.sha256:
+        raise UserError(f"{path}: not the published file of {task.id} (another SHA-256); remove it and get it again")
+    return raw
+
+
 def _read(source: str) -> Raw:
+    if source in catalogue():
+        return _read_task(find_task(source))
     if source == BUILTIN:
         with as_file(files("diffcps.data") / "builtin" / "hopper-replay.hdf5") as path:
             return read_hdf5(path, source)
@@ -78,5 +120,5 @@ def _read(source: str) -> Raw:
         raise UserError(f"{source}: unknown suffix {path.suffix!r}; a data file is .hdf5, .h5, .npz or .zarr")
     raise UserError(
         f"{source}: no such file, and no Minari id (such as mujoco/hopper/medium-v0); "
-        "name a .hdf5, .h5 or .npz file, a Minari dataset, or builtin"
+        "name a .hdf5, .h5 or .npz file, a Minari dataset, a task (`diffcps data list`), or builtin"
     )
