@@ -24,7 +24,7 @@ def read_ogbench(path: Path, task: Task) -> Raw:
     """
     try:
         import gymnasium
-        from ogbench.relabel_utils import relabel_dataset
+        from ogbench.relabel_utils import relabel_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"{task.id}: its rewards are computed by the package ogbench, which is missing; "

@@ -20,7 +20,7 @@ from diffcps.types import UserError
 
 try:
     with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on these rewards
-        from gymnasium_robotics.envs.adroit_hand import (
+        from gymnasium_robotics.envs.adroit_hand import (  # pyright: ignore[reportMissingImports]
             adroit_door,
             adroit_hammer,
             adroit_pen,

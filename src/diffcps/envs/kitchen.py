@@ -28,14 +28,17 @@ from diffcps.types import UserError
 
 try:
     with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on Adroit
-        import gymnasium_robotics
-        from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_GOALS, OBS_ELEMENT_INDICES
+        import gymnasium_robotics  # pyright: ignore[reportMissingImports]
+        from gymnasium_robotics.envs.franka_kitchen.kitchen_env import (  # pyright: ignore[reportMissingImports]
+            OBS_ELEMENT_GOALS,
+            OBS_ELEMENT_INDICES,
+        )
 except ImportError as error:
     raise UserError(
         "the Kitchen environments need the package gymnasium-robotics: pip install 'diffcps[robotics]'"
     ) from error
 
-ASSETS = Path(gymnasium_robotics.__file__).parent / "envs" / "assets" / "kitchen_franka"
+ASSETS = Path(str(gymnasium_robotics.__file__)).parent / "envs" / "assets" / "kitchen_franka"
 JOINTS = 9
 """Of the robot: seven and two fingers."""
 NOISE = 0.1

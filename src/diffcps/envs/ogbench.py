@@ -19,7 +19,7 @@ import numpy as np
 from diffcps.types import UserError
 
 try:
-    import ogbench.locomaze  # noqa: F401
+    import ogbench.locomaze  # noqa: F401  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise UserError("OGBench's environments need the package ogbench: pip install 'diffcps[ogbench]'") from error
 
