@@ -95,7 +95,9 @@ def test_states(monkeypatch, tmp_path):
 def test_where_from_names_only_what_exists():
     assert "collect" in where_from(find_task("maze2d-umaze-v1")) and "maze2d" in COLLECTED
     assert "collect" not in where_from(find_task("pen-human-v1"))
-    assert "minari" not in where_from(find_task("hopper-random-v2"))
+    assert "--minari" in where_from(find_task("pen-human-v1"))
+    for task_id in ("hopper-random-v2", "maze2d-umaze-v1"):  # there is none; it cannot be read
+        assert "--minari" not in where_from(find_task(task_id))
 
 
 def test_the_table_fits_100_columns():

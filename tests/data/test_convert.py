@@ -37,7 +37,7 @@ def source(tmp_path) -> str:
     observation[8, 1], following[7, 1] = -0.0, -0.0
     terminals, timeouts = np.zeros((2, 19), bool)
     terminals[ends[[0, 2]] - 1], timeouts[ends[[1, 2, 3]] - 1] = True, True
-    low, high = np.float32([-2, -0.3]), np.float32([2, 0.7])
+    low, high = np.array([-2, -0.3], np.float32), np.array([2, 0.7], np.float32)
     path = tmp_path / "source.hdf5"
     with h5py.File(path, "w") as file:
         file["observations"], file["next_observations"] = observation[:19], following[:19]
@@ -149,7 +149,8 @@ def test_minari_accepts_it(source, minari_root):
     assert [len(episode) for episode in dataset.iterate_episodes()] == [4, 6, 1, 3, 5]
     assert dataset.storage.metadata["ref_min_score"] == -1.5
     assert minari.get_normalized_score(dataset, np.array([-1.5, 7.25])).tolist() == [0.0, 1.0]
-    assert dataset.action_space == gymnasium.spaces.Box(np.float32([-2, -0.3]), np.float32([2, 0.7]))
+    low, high = np.array([-2, -0.3], np.float32), np.array([2, 0.7], np.float32)
+    assert dataset.action_space == gymnasium.spaces.Box(low, high)
     assert dataset.env_spec is not None and dataset.env_spec.id == "Pendulum-v1"
     dataset.recover_environment().close()
     assert "toy/sub/new-v3" in minari.list_local_datasets()

@@ -19,6 +19,8 @@ from diffcps.types import UserError
 
 COLLECTED = ("gym", "antmaze", "maze2d")
 """Families for which `diffcps data collect` makes data of the kind."""
+FLAT_ON_MINARI = ("gym", "adroit")
+"""Families whose Minari datasets have flat observations, so that they can be read."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def part_file(path: Path) -> Path:
 def where_from(task: Task) -> str:
     """What a person without the data can do, as the end of a sentence."""
     ways = [f"give a copy with `diffcps data get {task.id} --from FILE`, or another address with --url"]
-    if task.minari is not None:
+    if task.minari is not None and task.family in FLAT_ON_MINARI:
         ways.append(f"take Minari's {task.minari} with --minari")
     if task.family in COLLECTED:
         ways.append(f"make data of the kind with `diffcps data collect {task.id}`")
