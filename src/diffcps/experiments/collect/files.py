@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffcps.training.checkpoint import write_atomically
+from diffcps.training.folder import RunFolder
 from diffcps.types import UserError
 
 Rows = dict[str, np.ndarray]
@@ -38,6 +39,12 @@ def load_rows(path: Path) -> Rows:
 def join(parts: Sequence[Rows]) -> Rows:
     """Parts one after another."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def arrays(columns: dict[str, list]) -> Rows:
+    """Columns gathered step by step, in the types of the files."""
+    kinds = {"terminals": bool, "timeouts": bool, "infos/qpos": np.float64, "infos/qvel": np.float64}
+    return {name: np.asarray(column, kinds.get(name, np.float32)) for name, column in columns.items()}
 
 
 def first_rows(rows: Rows, count: int) -> Rows:
@@ -92,6 +99,31 @@ def write_d4rl(path: Path, rows: Rows, attributes: dict[str, Any]) -> None:
             file.attrs[name] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
+
+
+def holds(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a file has these attributes: it is what would be written."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return all(name in file.attrs and np.array_equal(file.attrs[name], wanted[name]) for name in wanted)
+    except OSError:
+        return False
+
+
+def claim(folder: RunFolder, content: dict[str, Any]) -> None:
+    """Says in a locked folder what it holds. Raises `UserError` where it holds something else."""
+    if not folder.config.exists():
+        folder.write_json(folder.config, content)
+        return
+    stored = folder.read_config()
+    different = [name for name in content if stored.get(name) != content[name]]
+    if different:
+        raise UserError(
+            f"{folder.path}: holds a run with another {different[0]} ({stored.get(different[0])}, asked for "
+            f"{content[different[0]]}); remove it or collect elsewhere"
+        )
 
 
 def episode_returns(rows: Rows) -> np.ndarray:

@@ -32,6 +32,7 @@ from diffcps.experiments.collect.files import (
     Rows,
     episode_returns,
     first_rows,
+    holds,
     join,
     load_rows,
     provenance,
@@ -133,7 +134,7 @@ def collect_locomotion(
     transitions = min(transitions, FAST_ROWS) if fast else transitions
     asked = {"task": task, "env_id": environment_id, "seed": seed, "asked_transitions": transitions}
     if out.exists():
-        if resume and _holds(out, asked):
+        if resume and holds(out, asked):
             say(f"{out} is complete")
             return out
         raise UserError(f"{out}: exists; remove it or name another file with --out")
@@ -214,17 +215,6 @@ def _parts(task: str) -> tuple[str, str]:
             f"and level {', '.join(LEVELS)}"
         )
     return found[1], found[2]
-
-
-def _holds(out: Path, asked: dict[str, Any]) -> bool:
-    """Whether the file is what would be written."""
-    import h5py
-
-    try:
-        with h5py.File(out, "r") as file:
-            return all(file.attrs.get(name) == value for name, value in asked.items())
-    except OSError:
-        return False
 
 
 def _train(

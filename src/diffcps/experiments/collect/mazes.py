@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from diffcps.envs.mazes import Cell, Maze, goal_beside, next_cell
-from diffcps.experiments.collect.files import Rows, first_rows, join, load_rows, provenance, save_rows, write_d4rl
+from diffcps.experiments.collect.files import (
+    Rows,
+    arrays,
+    claim,
+    first_rows,
+    holds,
+    join,
+    load_rows,
+    provenance,
+    save_rows,
+    write_d4rl,
+)
 from diffcps.training.folder import RunFolder
 from diffcps.types import UserError
 
@@ -205,7 +216,7 @@ def ball_leg(
         ):
             columns[name].append(value)
         state = following
-    return _arrays(columns), state
+    return arrays(columns), state
 
 
 def ant_trajectory(
@@ -249,7 +260,7 @@ def ant_trajectory(
         for name, value in zip(columns, row, strict=True):
             columns[name].append(value)
         state = following
-    return _arrays(columns)
+    return arrays(columns)
 
 
 def load_ant(path: Path) -> Act:
@@ -299,7 +310,7 @@ def _gather(
     if transitions < 1:
         raise UserError(f"a collection needs at least 1 transition, not {transitions}")
     if out.exists() and not folder.path.exists():
-        if resume and _same(out, attributes, transitions):
+        if resume and holds(out, attributes | {"transitions": transitions}):
             say(f"{out} is complete")
             return None
         raise UserError(f"{out}: exists; remove it or name another file with --out")
@@ -308,15 +319,7 @@ def _gather(
 
     settings = {name: np.asarray(value).tolist() for name, value in attributes.items()}
     with folder.locked():
-        if not folder.config.exists():
-            folder.write_json(folder.config, settings)
-        stored = folder.read_config()
-        different = [name for name in settings if stored.get(name) != settings[name]]
-        if different:
-            raise UserError(
-                f"{folder.path}: holds a collection with another {different[0]} ({stored.get(different[0])}, asked for "
-                f"{settings[different[0]]}); remove it or name another file with --out"
-            )
+        claim(folder, settings)
         parts: list[Rows] = []
         piece, rows = 0, 0
         for path in sorted(folder.path.glob("*.npz")):
@@ -350,15 +353,6 @@ def _finish(out: Path) -> Path:
     return out
 
 
-def _same(out: Path, attributes: dict[str, Any], transitions: int) -> bool:
-    """Whether a file is what was asked for."""
-    import h5py
-
-    with h5py.File(out, "r") as file:
-        wanted = attributes | {"transitions": transitions}
-        return all(name in file.attrs and np.array_equal(np.asarray(file.attrs[name]), wanted[name]) for name in wanted)
-
-
 def _rate(rows: int, began: float) -> str:
     return f"{rows / max(time.monotonic() - began, 1e-9):,.0f} a second"
 
@@ -372,11 +366,6 @@ def _bounds(reference: tuple[float, float], action_size: int) -> dict[str, Any]:
     low, high = reference
     side = np.ones(action_size, np.float32)
     return {"ref_min_score": low, "ref_max_score": high, "action_low": -side, "action_high": side}
-
-
-def _arrays(columns: dict[str, list]) -> Rows:
-    kinds = {"terminals": bool, "timeouts": bool, "infos/qpos": np.float64, "infos/qvel": np.float64}
-    return {name: np.array(column, kinds.get(name, np.float32)) for name, column in columns.items()}
 
 
 def _arrived(rows: Rows) -> np.ndarray:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffcps.experiments.collect.files import Rows, load_rows, save_rows
+from diffcps.experiments.collect.files import Rows, claim, load_rows, save_rows
 from diffcps.experiments.collect.walk import Act, walk
 from diffcps.networks.critic import Critic
 from diffcps.networks.squashed import SquashedGaussian
@@ -173,7 +173,8 @@ def train(
     spec = spec_of(environment)
     run = RunFolder(folder)
     with run.locked():
-        _claim(run, environment, config, seed)
+        name = type(environment.unwrapped).__name__ if environment.spec is None else environment.spec.id
+        claim(run, {"online": "sac", "environment": name, "seed": seed, "config": dataclasses.asdict(config)})
         key_init, key_updates = jax.random.split(jax.random.key(seed))
         state, done = init(config, spec, key_init), 0
         if run.last.exists():
@@ -241,22 +242,6 @@ def spec_of(environment: gymnasium.Env) -> Spec:
     if not ((action.low == -1).all() and (action.high == 1).all()):  # pyright: ignore[reportAttributeAccessIssue]
         raise UserError(f"online training needs actions in [-1, 1], not in {action}: wrap with RescaleAction")
     return Spec(observation.shape[0], action.shape[0])
-
-
-def _claim(run: RunFolder, environment: gymnasium.Env, config: Config, seed: int) -> None:
-    """Says what the folder holds, or finds that it holds the same."""
-    name = type(environment.unwrapped).__name__ if environment.spec is None else environment.spec.id
-    content = {"online": "sac", "environment": name, "seed": seed, "config": dataclasses.asdict(config)}
-    if not run.config.exists():
-        run.write_json(run.config, content)
-        return
-    stored = run.read_config()
-    different = [name for name in content if stored.get(name) != content[name]]
-    if different:
-        raise UserError(
-            f"{run.path}: holds an online run with another {different[0]} ({stored.get(different[0])}, asked for "
-            f"{content[different[0]]}); remove it or collect elsewhere"
-        )
 
 
 def _part(folder: Path, iteration: int) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.experiments.collect.files import Rows
+from diffcps.experiments.collect.files import Rows, arrays
 
 if TYPE_CHECKING:
     import gymnasium
@@ -48,5 +48,4 @@ def walk(environment: gymnasium.Env, act: Act, *, steps: int, seed: int, whole: 
             break
         observation = environment.reset()[0] if ended else next_observation
 
-    kinds = {"terminals": bool, "timeouts": bool, "infos/qpos": np.float64, "infos/qvel": np.float64}
-    return {name: np.asarray(column, kinds.get(name, np.float32)) for name, column in columns.items()}
+    return arrays(columns)
