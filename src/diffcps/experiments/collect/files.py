@@ -107,7 +107,9 @@ def holds(path: Path, wanted: dict[str, Any]) -> bool:
 
     try:
         with h5py.File(path, "r") as file:
-            return all(name in file.attrs and np.array_equal(file.attrs[name], wanted[name]) for name in wanted)
+            return all(
+                name in file.attrs and np.array_equal(np.asarray(file.attrs[name]), wanted[name]) for name in wanted
+            )
     except OSError:
         return False
 
