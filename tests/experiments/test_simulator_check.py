@@ -18,11 +18,12 @@ ROWS = 1500
 pytestmark = pytest.mark.filterwarnings("ignore:The environment .* is out of date")
 
 
-def rolled(environment_id, rows=ROWS, seed=0, limit=200, infos=""):
+def rolled(environment_id, rows=ROWS, seed=0, limit=200, infos="", friction=1.0):
     """Rows of random episodes in the form of a D4RL file; with `infos` at high speed, with the state before or after
-    each step."""
+    each step. `friction` multiplies the simulator's."""
     rng = np.random.default_rng(seed)
     environment: Any = make_environment(environment_id)
+    environment.unwrapped.model.geom_friction[:] *= friction
     box = environment.action_space
     columns = {
         name: [] for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
@@ -93,6 +94,14 @@ def test_clean_data_fit(hopper, checked):
     assert summary["terminal"]["confirmed"] == summary["terminal"]["stored"] > 10
     assert summary["verdict"].startswith("The data fit Hopper-v5")
     assert arrays["error"].shape == (summary["judged"], 11)
+
+
+def test_other_contacts_are_told_from_other_dynamics(checked):
+    summary, arrays = checked(rolled("Hopper-v5", friction=0.3))
+    assert summary["fits"] is False
+    assert arrays["contact"].any() and not arrays["contact"].all()
+    assert arrays["agree"][~arrays["contact"]].all()
+    assert "steps in which nothing touches come within a thousandth" in summary["verdict"]
 
 
 def shifted(data):

@@ -77,7 +77,7 @@ class Prediction(NamedTuple):
     reward: np.ndarray
     terminal: np.ndarray
     contact: np.ndarray
-    """Whether anything touches when the step ends (False without MuJoCo)."""
+    """Whether anything touched during the step (False without MuJoCo)."""
     sensitivity: np.ndarray
     """(n, obs): how far the next observation moves when the state moves by one unit in the last place of float32."""
     reward_sensitivity: np.ndarray
@@ -185,9 +185,9 @@ class Simulator:
             _set_coordinates(environment, self.state(observation, state))
         else:
             _set_state(environment, self.state(observation, now), full.extra_at(row))
-        after, reward, terminated, _, _ = environment.step(_action(environment, record.action[row]))
-        touching = getattr(getattr(environment.unwrapped, "data", None), "ncon", 0) > 0
-        return np.asarray(after, np.float64), float(reward), bool(terminated), bool(touching)
+        with contacts() as touches:
+            after, reward, terminated, _, _ = environment.step(_action(environment, record.action[row]))
+        return np.asarray(after, np.float64), float(reward), bool(terminated), any(touches)
 
 
 class FullStates(NamedTuple):
@@ -321,6 +321,23 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(previous)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def contacts() -> Iterator[list[bool]]:
+    """A list that gets, at each stage of each of MuJoCo's steps, whether anything touches."""
+    try:
+        import mujoco
+    except ImportError:
+        yield []
+        return
+    touches: list[bool] = []
+    previous = mujoco.get_mjcb_control()  # pyright: ignore[reportAttributeAccessIssue]
+    mujoco.set_mjcb_control(lambda _, data: touches.append(data.ncon > 0))  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield touches
+    finally:
+        mujoco.set_mjcb_control(previous)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _edge(clip: np.ndarray) -> np.ndarray:

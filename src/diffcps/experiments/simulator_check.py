@@ -29,6 +29,7 @@ from diffcps.experiments.simulator import (
     step_scale,
 )
 from diffcps.experiments.simulator_faults import (
+    CLOSE,
     FEWEST,
     Case,
     Repaired,
@@ -295,8 +296,8 @@ def _numbers(arrays: dict[str, np.ndarray], case: Case, rows_in_file: np.ndarray
             "agree": float(arrays["agree"].mean()),
             "median": float(np.median(arrays["row_error"])),
             "p99": float(np.quantile(arrays["row_error"], 0.99)),
-            "agree_in_contact": _mean(arrays["agree"][arrays["contact"]]),
-            "agree_without_contact": _mean(arrays["agree"][~arrays["contact"]]),
+            "close_in_contact": _mean(arrays["row_error"][arrays["contact"]] <= CLOSE),
+            "close_without_contact": _mean(arrays["row_error"][~arrays["contact"]] <= CLOSE),
             "worst_rows": rows_in_file[np.argsort(-arrays["row_error"])[:5]].tolist(),
         },
         "reward": {
@@ -375,11 +376,12 @@ def _verdict(summary: dict[str, Any]) -> str:
         words.append(f"With that undone {summary['agree_when_repaired']:.1%} of the steps agree.")
     if summary["agree_when_repaired"] < FITS:
         rest = "No fault that is known here explains the rest" if undone else "No fault that is known here explains it"
-        contact, free = step["agree_in_contact"], step["agree_without_contact"]
+        contact, free = step["close_in_contact"], step["close_without_contact"]
         if contact is not None and free is not None and free >= FITS and contact < FITS:
             words.append(
-                f"{rest}, but steps without contact agree ({free:.1%}) and those in contact do not ({contact:.1%}): "
-                "other friction, or another version of MuJoCo, whose contacts differ."
+                f"{rest}, but steps in which nothing touches come within a thousandth of a one-step change "
+                f"({free:.1%}), and those with a contact do not ({contact:.1%}): other friction, or another version of "
+                "MuJoCo, whose contacts differ."
             )
         else:
             words.append(f"{rest}: other physics, another build of the simulator, noise, or several faults at once.")

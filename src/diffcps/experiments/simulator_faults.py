@@ -21,7 +21,7 @@ from diffcps.experiments.simulator import FITS, ULPS, Prediction, Record, Simula
 from diffcps.types import UserError
 
 CLOSE = 1e-3
-"""While repairs are tried, a step counts as close below this error (in one-step changes of the worst entry)."""
+"""A step counts as close up to this error (in one-step changes of the worst entry)."""
 TRIAL_ROWS = 48
 """Rows on which a repair is tried."""
 ROUNDS = 3
