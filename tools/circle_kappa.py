@@ -2,8 +2,8 @@
 
     python tools/circle_kappa.py --kappa 0.05 0.1 --seeds 0 1
 
-Trains all of them in one program at the size of figure 5 (20,000 updates, width 64), and scores them as figure 5 does; a
-second call only reads them. Last checkpoint, mean and standard deviation over seeds.
+Trains all of them in one program at the size of figure 5 (20,000 updates, width 64), and scores them as figure 5 does;
+a second call only reads them. Last checkpoint, mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
