@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, unknown = _parser().parse_known_args(arguments)
         if unknown:
             _refuse_unknown(options, unknown)
-        options.command(options)
+        with _warnings_in_one_line():
+            options.command(options)
         return 0
     except UserError as error:
         return _say(f"error: {error}", 2)
@@ -44,6 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {where}{error.strerror or error}; nothing that was saved before is lost", 2)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Without the place in the code: they are about what was given to the command."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"diffcps: warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _say(text: str, code: int) -> int:

@@ -3,13 +3,14 @@
 import errno
 import os
 import re
+import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from diffcps.cli import main
+from diffcps.cli import _warnings_in_one_line, main
 from diffcps.training.folder import RunFolder
 
 ROWS = 40
@@ -156,3 +157,10 @@ def test_a_full_disk(small_run, fails, monkeypatch):
     assert not list(small_run.rglob("*.tmp"))
     assert main([str(word) for word in longer]) == 0
     assert RunFolder(small_run).rows(small_run / "metrics.jsonl")[-1]["update"] == 6
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code():
+    usual = warnings.formatwarning
+    with _warnings_in_one_line():
+        assert warnings.formatwarning("old\nversion", UserWarning, "make.py", 81) == "diffcps: warning: old version\n"
+    assert warnings.formatwarning is usual
