@@ -264,10 +264,12 @@ def test_bad_wishes(tmp_path, policy):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wrong.safetensors"]
 
 
-def test_missing_policy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(mazes, "ANT_POLICY", tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match="train_ant_policy"):
-        collect("antmaze-umaze-v2", tmp_path / "a.hdf5")
+def test_the_ant_of_the_package_walks_to_its_goals(tmp_path):
+    out = collect("antmaze-umaze-v2", tmp_path / "umaze.hdf5", transitions=2000)
+    rows, attributes = contents(out)
+    assert attributes["arrival_rate"] == 1.0
+    start, place = rows["observations"][::1000, :2], rows["infos/goal"][::1000]
+    assert (np.linalg.norm(place - start, axis=1) > 6.0).all()  # round the wall it is twice as far and more
 
 
 def test_command(tmp_path, policy, capsys):

@@ -143,11 +143,6 @@ def collect_antmaze(
     _one_of(task, [f"{name}-v{version}" for name in ANT_PLANS for version in (0, 2)])
     plan, version = ANT_PLANS[task[: task.rindex("-v")]], task[task.rindex("-v") :]
     path = policy or ANT_POLICY
-    if policy is None and not path.exists():
-        raise UserError(
-            "this installation has no walking ant: train one with tools/train_ant_policy.py and name its file with "
-            "--policy"
-        )
     act = load_ant(path)
     environment_id = f"diffcps/AntMaze-{plan.maze}{version}"
     reference = reference_scores(environment_id)
