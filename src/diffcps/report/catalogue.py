@@ -14,15 +14,18 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-COLUMNS = ("task", "rows", "MB", "SHA", "preset", "Minari", "here")
+COLUMNS = ("task", "here", "rows", "MB", "SHA", "preset", "Minari")
 EXPLANATION = (
-    "rows: of the published file. SHA: its SHA-256 is known and checked. preset: for DiffCPS and its peers.\n"
-    "Minari: the nearest dataset there. here: in the data folder. -: not established, or none."
+    "here: in the data folder. rows: of the published file. SHA: its SHA-256 is known and checked.\n"
+    "preset: for DiffCPS and its peers. Minari: the nearest dataset there. -: not established, or none."
 )
 
 
 def task_tables(tasks: Sequence[Mapping[str, Any]]) -> Group:
-    """A block for each family, in it a table for each environment, with a row for each task; 100 columns wide."""
+    """A block for each family, in it a table for each environment, with a row for each task.
+
+    100 columns wide; in a narrower terminal the last column is cut.
+    """
     parts: list[Any] = []
     for name, members in groupby(tasks, key=lambda task: task["family"]):
         family = list(members)
@@ -53,7 +56,7 @@ def _cells(task: Mapping[str, Any]) -> list[str]:
     rows = None if task["transitions"] is None else f"{task['transitions']:,}"
     size = None if task["bytes"] is None else f"{task['bytes'] / 1e6:,.0f}"
     marks = ["yes" if task[name] else "-" for name in ("sha256", "preset")]
-    return [task["id"], _known(rows), _known(size), *marks, _known(task["minari"]), task["here"]]
+    return [task["id"], task["here"], _known(rows), _known(size), *marks, _known(task["minari"])]
 
 
 def _rows(rows: Sequence[Sequence[str]], widths: Sequence[int], header: bool) -> Table:
