@@ -105,6 +105,7 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def normalised(record: Record) -> str | None:
+    """The fault that observations are normalised, in words; None where they are not."""
     mean, std = record.observation.mean(axis=0), record.observation.std(axis=0)
     if (np.abs(mean) < 0.02).all() and (np.abs(std - 1) < 0.05).all():
         return "observations are normalised (mean 0, deviation 1 in every entry): store them in the environment's units"
