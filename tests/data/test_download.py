@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         server.sent.append(len(body))
         if fault == "stall":
             self.wfile.flush()
-            time.sleep(0.6)
+            time.sleep(3.0)
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def task() -> Task:
 
 @pytest.fixture
 def get(server: Server, task: Task) -> Callable[..., Path]:
-    def run(task: Task = task, *, attempts: int = 5, pause_seconds: float = 0.0, **changes) -> Path:
-        patience = Patience(stall_seconds=0.2, attempts=attempts, pause_seconds=pause_seconds)
+    def run(task: Task = task, *, stall_seconds=60.0, attempts=5, pause_seconds=0.0, **changes) -> Path:
+        patience = Patience(stall_seconds, attempts, pause_seconds)  # a busy machine is no server that stalls
         return download(task, **({"url": server.url, "patience": patience} | changes))
 
     return run
@@ -210,13 +210,13 @@ def test_all_was_there_but_the_name(get, server, task):
 
 def test_a_stall_is_noticed_and_mended(get, server):
     server.faults = ["stall"]
-    assert get().read_bytes() == CONTENT
+    assert get(stall_seconds=1.0).read_bytes() == CONTENT
     assert sum(server.sent) == len(CONTENT)
 
 
 def test_stalls_without_end(refused, server):
     server.faults = ["stall", *["503"] * 9]
-    assert "the server answers 503" in refused(attempts=3)
+    assert "the server answers 503" in refused(attempts=3, stall_seconds=1.0)
     assert len(server.requests) == 4  # the first brought something
 
 
