@@ -44,7 +44,7 @@ def main() -> None:
             plan.settings(),
             out=options.out,
             sweep={"kappa": options.kappa},
-            resume=options.out.exists(),
+            resume=True,
             display=live,
         )
 

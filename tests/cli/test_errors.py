@@ -5,12 +5,13 @@ import os
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
-from diffcps.cli import _warnings_in_one_line, main
+from diffcps.cli import main
 from diffcps.training.folder import RunFolder
 
 ROWS = 40
@@ -159,8 +160,13 @@ def test_a_full_disk(small_run, fails, monkeypatch):
     assert RunFolder(small_run).rows(small_run / "metrics.jsonl")[-1]["update"] == 6
 
 
-def test_a_warning_is_one_line_without_the_place_in_the_code():
+def test_a_warning_is_one_line_without_the_place_in_the_code(monkeypatch, capsys):
+    def command(options):
+        print(warnings.formatwarning("old\nversion", UserWarning, "make.py", 81))
+
+    parser = SimpleNamespace(parse_known_args=lambda arguments: (SimpleNamespace(command=command), []))
+    monkeypatch.setattr("diffcps.cli._parser", lambda: parser)
     usual = warnings.formatwarning
-    with _warnings_in_one_line():
-        assert warnings.formatwarning("old\nversion", UserWarning, "make.py", 81) == "diffcps: warning: old version\n"
+    assert main([]) == 0
+    assert capsys.readouterr().out == "diffcps: warning: old version\n\n"
     assert warnings.formatwarning is usual

@@ -7,7 +7,6 @@ import hashlib
 import io
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
@@ -56,6 +55,7 @@ class Server(ThreadingHTTPServer):
         self.validator, self.faults = {"ETag": '"one"'}, []
         self.requests: list[dict[str, str]] = []
         self.sent: list[int] = []
+        self.released, self.stalls_outlasted = threading.Event(), 0
 
     @property
     def url(self) -> str:
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         server.sent.append(len(body))
         if fault == "stall":
             self.wfile.flush()
-            time.sleep(3.0)
+            server.stalls_outlasted += not server.released.wait(10.0)
 
 
 @pytest.fixture
@@ -114,6 +114,7 @@ def server(monkeypatch) -> Iterator[Server]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
+        server.released.set()
         server.shutdown()
         thread.join()
 
@@ -211,6 +212,7 @@ def test_all_was_there_but_the_name(get, server, task):
 def test_a_stall_is_noticed_and_mended(get, server):
     server.faults = ["stall"]
     assert get(stall_seconds=1.0).read_bytes() == CONTENT
+    assert server.stalls_outlasted == 0
     assert sum(server.sent) == len(CONTENT)
 
 
