@@ -236,6 +236,31 @@ def test_states_recorded_after_the_step_are_recognised(checked):
     assert "recorded after the step" in summary["state"] and summary["fits"] is True
 
 
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_antmaze_rewards_are_judged_for_the_goal_of_the_file(checked, factor):
+    environment: Any = make_environment("diffcps/AntMaze-umaze-v2")
+    environment.reset(seed=0)
+    ant, rng, rows = environment.unwrapped, np.random.default_rng(0), []
+    ant.goal = np.array([1.3, 8.2])
+    for _ in range(ROWS):
+        position = ant.init_qpos.copy()
+        position[:2] = ant.goal + rng.uniform(-1, 1, 2)
+        ant.set_state(position, rng.normal(0, 0.1, 14))
+        action, before = rng.uniform(-1, 1, 8).astype(np.float32), ant.state_vector()
+        after, reward, terminal, *_ = ant.step(action)
+        rows.append((before, action, factor * reward, after, terminal, not terminal))
+    environment.close()
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    data = {name: np.asarray(column, np.float32) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    summary, _ = checked(data, "diffcps/AntMaze-umaze-v2")
+    np.testing.assert_allclose(summary["goal"], ant.goal, atol=0.02)
+    assert summary["terminal"]["confirmed"] == summary["terminal"]["stored"] > 50
+    if factor == 1.0:
+        assert summary["fits"] is True and summary["reward"]["agree"] == 1.0
+    else:
+        assert "rewards of terminal rows differ from the simulator's by +9" in summary["verdict"]
+
+
 @pytest.mark.parametrize(
     "environment_id",
     ["Ant-v5", "Ant-v4", "Swimmer-v5", "Humanoid-v5", "InvertedDoublePendulum-v5", "Reacher-v5", "Pendulum-v1"],

@@ -53,6 +53,8 @@ class Record(NamedTuple):
     """What the file holds of the simulator's state at the row, such as qpos and qvel: (n, size) each."""
     scale: np.ndarray
     """(obs,): standard deviation of the change in one step, the unit of errors; for an entry that never changes, 1."""
+    goal: np.ndarray | None = None
+    """Where the rewards have the goal (2,), for an environment that draws its own at a reset."""
 
 
 class Layout(NamedTuple):
@@ -154,6 +156,9 @@ class Simulator:
         `tick` is called after every row.
         """
         full = full_states(self, record)
+        if record.goal is not None:
+            inner: Any = self.environment.unwrapped
+            inner.goal = record.goal
         results = []
         with quiet():
             for row in rows.tolist():

@@ -16,6 +16,7 @@ import numpy as np
 from diffcps.data.checks import check
 from diffcps.data.formats import to_dataset
 from diffcps.data.load import read_raw
+from diffcps.envs.ant_maze import SUCCESS_RADIUS
 from diffcps.envs.make import environment_spec, make_environment
 from diffcps.experiments.simulator import (
     FITS,
@@ -41,6 +42,9 @@ from diffcps.experiments.simulator_faults import (
 )
 from diffcps.types import DatasetInfo, UserError
 
+GOAL_ROWS, GOAL_STEPS = 50_000, 1000
+"""A goal is sought with so many rows and corrections at most."""
+
 
 def check_simulator(
     source: str | Path,
@@ -65,6 +69,8 @@ def check_simulator(
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
         simulator = probe(stack.enter_context(closing(make_environment(environment_id))), seed)
+        if hasattr(simulator.environment.unwrapped, "goal_every_reset"):
+            everything = everything._replace(goal=goal_of(everything))
         drawn = np.sort(rng.choice(len(everything.reward), min(steps, len(everything.reward)), replace=False))
         chosen, chosen_ends, skipped = judged_rows(simulator, everything, drawn, steps)
         summary: dict[str, Any] = {
@@ -77,6 +83,7 @@ def check_simulator(
             "state": _state_words(simulator, everything),
             "left_out": simulator.hidden_names(),
             "own_steps_again": simulator.placed,
+            "goal": None if everything.goal is None else everything.goal.tolist(),
         }
         if len(chosen) < FEWEST:
             verdict = _cannot_judge(summary)
@@ -240,6 +247,31 @@ def judged_rows(
     return rows[fine[rows]], ends, {reason: count for reason, count in skipped.items() if count}
 
 
+def goal_of(record: Record) -> np.ndarray | None:
+    """The goal (2,) of AntMaze data, one for the whole file: a reward says whether a step ends within its radius.
+
+    Starts in the middle of the rewarded positions, and again and again puts the position right that contradicts most.
+    None where no step, or every step, is rewarded.
+    """
+    known = np.flatnonzero(~np.isnan(record.next_observation).any(axis=1))
+    known = known[:: -(-len(known) // GOAL_ROWS) or 1]
+    xy, reward = record.next_observation[known, :2].astype(np.float64), record.reward[known]
+    inside = reward > reward.min(initial=np.inf)
+    if not inside.any():
+        return None
+    goal = xy[inside].mean(axis=0)
+    for _ in range(GOAL_STEPS):
+        way = xy - goal
+        distance = np.linalg.norm(way, axis=1)
+        off = np.where(inside, distance - SUCCESS_RADIUS, SUCCESS_RADIUS - distance)
+        worst = off.argmax()
+        if off[worst] <= 0.0:
+            break
+        outwards = way[worst] / max(distance[worst], 1e-9)
+        goal = goal + 0.5 * off[worst] * (outwards if inside[worst] else -outwards)
+    return goal
+
+
 def _windows(record: Record, rows: np.ndarray) -> tuple[Record, np.ndarray]:
     """The two rows before and after each of `rows` and the row itself, as a record, and where the rows are in it."""
     around = np.clip(rows[:, None] + np.arange(-2, 3), 0, len(record.reward) - 1)
@@ -248,7 +280,8 @@ def _windows(record: Record, rows: np.ndarray) -> tuple[Record, np.ndarray]:
     flat = around.ravel()
     arrays = [value[flat] for value in record[:5]]
     infos = {name: value[flat] for name, value in record.infos.items()}
-    return Record(*arrays, end=end.ravel(), infos=infos, scale=record.scale), 5 * np.arange(len(rows)) + 2
+    windows = Record(*arrays, end=end.ravel(), infos=infos, scale=record.scale, goal=record.goal)
+    return windows, 5 * np.arange(len(rows)) + 2
 
 
 def _episode_lengths(record: Record, ends: np.ndarray) -> np.ndarray:

@@ -51,6 +51,8 @@ def check_table(summary: dict[str, Any]) -> Group:
     skipped = "".join(f"\n{count:,} not judged: {reason}" for reason, count in summary["not_judged"].items())
     found.add_row("judged", f"{summary['judged']:,} of {summary['drawn']:,} steps drawn{skipped}")
     found.add_row("state", Text(summary["state"]))
+    if goal := summary.get("goal"):
+        found.add_row("goal", f"({goal[0]:.3f}, {goal[1]:.3f}), where the rewards have it")
     if terminal := summary.get("terminal"):
         words = f"{terminal['confirmed']} of {terminal['stored']} looked at are confirmed"
         if terminal["reward_agrees"] is not None:
