@@ -252,6 +252,8 @@ def test_antmaze_rewards_are_judged_for_the_goal_of_the_file(checked, factor):
     environment.close()
     names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
     data = {name: np.asarray(column, np.float32) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    summary, _ = checked(data | {"rewards": 0 * data["rewards"]}, "diffcps/AntMaze-umaze-v2")
+    assert summary["goal"] is None  # no step is rewarded
     summary, _ = checked(data, "diffcps/AntMaze-umaze-v2")
     np.testing.assert_allclose(summary["goal"], ant.goal, atol=0.02)
     assert summary["terminal"]["confirmed"] == summary["terminal"]["stored"] > 50
