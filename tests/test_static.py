@@ -13,25 +13,34 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "diffcps"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# Part of the library -> the other parts that it may import (DESIGN.md, section 3). Nothing points up or sideways.
+# Room of the library -> the other rooms that it may import (docs/architecture.md, "Layout"). Nothing points up.
 MATHEMATICS = {"rl", "diffusion", "networks", "optim"}
-BELOW_EXPERIMENTS = {"types", "algorithms", "data", "envs", "training", "evaluation", "report"} | MATHEMATICS
+FILES_AND_PICTURES = {"storage", "plots", "types"}
+BELOW_RUN = {"algorithms", "presets", "tasks", "data", "envs", "training", "evaluation"} | FILES_AND_PICTURES
+BELOW_PAPER = {"run", "collect", "simulator", "policies"} | BELOW_RUN | MATHEMATICS
 MAY_IMPORT = {
     "types": set(),
+    "storage": {"types"},
+    "plots": {"storage", "types"},
     "rl": {"types"},
     "diffusion": {"types"},
     "networks": {"types"},
     "optim": {"types"},
-    "algorithms": MATHEMATICS | {"types"},
-    "data": {"types"},
-    "envs": {"types"},
-    "training": {"types"},
-    "evaluation": {"types", "envs"},
-    "report": {"types", "evaluation"},
-    "experiments": BELOW_EXPERIMENTS,
-    "cli": BELOW_EXPERIMENTS | {"experiments", "__init__"},
-    "__main__": {"cli"},
-    "__init__": BELOW_EXPERIMENTS | {"experiments"},
+    "policies": {"rl", "diffusion", "networks", "types"},
+    "algorithms": MATHEMATICS | {"policies", "types"},
+    "tasks": {"types"},
+    "data": {"tasks"} | FILES_AND_PICTURES,
+    "envs": {"tasks", "types"},
+    "training": {"storage", "types"},
+    "evaluation": {"envs", "types"},
+    "collect": {"envs", "evaluation", "data", "tasks", "rl", "networks", "policies", "optim", "training"}
+    | FILES_AND_PICTURES,
+    "simulator": {"data", "envs"} | FILES_AND_PICTURES,
+    "presets": {"types"},
+    "run": BELOW_RUN,
+    "paper": BELOW_PAPER,
+    "cli": BELOW_PAPER | {"paper", "__init__"},
+    "__init__": BELOW_RUN | {"run"},
 }
 
 
@@ -75,7 +84,9 @@ def inside(path: Path) -> tuple[str, ...]:
 
 
 def test_files_were_found():
-    assert {"types.py", "optim.py", "cli.py", "algorithms/diffcps.py"} <= {"/".join(inside(path)) for path in FILES}
+    assert {"types.py", "optim.py", "cli/main.py", "algorithms/diffcps.py"} <= {
+        "/".join(inside(path)) for path in FILES
+    }
 
 
 def test_imports_point_downwards():
@@ -97,7 +108,7 @@ def test_imports_point_downwards():
         (("algorithms", "diffcps.py"), "from diffcps.data import load_dataset"),
         (("training", "loop.py"), "from diffcps.algorithms import ALGORITHMS"),
         (("training", "loop.py"), "if TYPE_CHECKING:\n    from diffcps.evaluation.rollout import roll_out"),
-        (("experiments", "run.py"), "from diffcps.cli import main"),
+        (("run", "train.py"), "from diffcps.cli.main import main"),
         (("wizardry", "spell.py"), "import math"),
     ],
 )
@@ -110,7 +121,7 @@ def test_upward_imports_are_found(path, source):
     [
         (("rl", "dual.py"), "from diffcps.types import Scalar\nimport jax\nfrom diffcps.rl.bellman import td_loss"),
         (("algorithms", "__init__.py"), "from diffcps.algorithms import diffcps"),
-        (("cli.py",), "from diffcps.experiments.run import train"),
+        (("cli", "main.py"), "from diffcps.run.train import train"),
     ],
 )
 def test_downward_imports_are_allowed(path, source):

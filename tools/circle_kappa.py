@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from diffcps.data.scaling import Scaling
 from diffcps.envs import toy
-from diffcps.evaluation.ring import ring_scores
-from diffcps.experiments.figures import ACTING_SEED, CIRCLE, Plan, config_of
-from diffcps.experiments.policy import load_policy, load_run
-from diffcps.experiments.run import train
-from diffcps.experiments.scaling import Scaling
-from diffcps.report.progress import Live
+from diffcps.paper.figures import ACTING_SEED, CIRCLE, Plan, config_of
+from diffcps.paper.ring import ring_scores
+from diffcps.run.policy import load_policy, load_run
+from diffcps.run.progress import Live
+from diffcps.run.train import train
 
 
 def main() -> None:

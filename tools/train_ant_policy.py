@@ -6,7 +6,7 @@ The folder holds the run: stop it at any moment, the same command goes on, with 
 the folder has, the policy as it stands is written. The result follows from `--seed` on one machine.
 
 Two hidden layers of 256, learning rate 1e-4, batch 256, discount 0.99, target rate 0.005, target entropy -0.5 for each
-torque, 10,000 random steps first. As everywhere in `diffcps.experiments.collect.sac`, 1000 steps are followed by 1000
+torque, 10,000 random steps first. As everywhere in `diffcps.collect.sac`, 1000 steps are followed by 1000
 updates, where OGBench alternates single ones.
 
 Reference: https://github.com/seohongpark/ogbench, data_gen_scripts.
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffcps.collect import sac
+from diffcps.collect.files import load_rows
 from diffcps.envs.make import make_environment
-from diffcps.experiments.collect import sac
-from diffcps.experiments.collect.files import load_rows
 
 CONFIG = sac.Config(learning_rate=1e-4, target_entropy=-0.5, random_steps=10_000)
 ENVIRONMENT = "diffcps/AntDirection-v0"

@@ -9,8 +9,8 @@ action = policy(observation)
 """
 
 from diffcps.data import load_dataset
-from diffcps.experiments.policy import Policy, load_policy
-from diffcps.experiments.run import Settings, train
+from diffcps.run.policy import Policy, load_policy
+from diffcps.run.train import Settings, train
 from diffcps.types import Dataset, UserError
 
 __all__ = ["Dataset", "Policy", "Settings", "UserError", "load_dataset", "load_policy", "train"]

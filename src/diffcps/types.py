@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, NewType, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -14,8 +14,19 @@ Key = PRNGKeyArray
 Scalar = Float[Array, ""]
 Real = float | Scalar
 """A real-valued hyper-parameter: a number, or a traced array where a run sweeps it."""
+Count = Annotated[int, "may be zero"]
+"""A number of updates that may be zero; every other whole number of a config counts at least one."""
 Metrics = dict[str, Scalar]
-"""What is looked at: names such as `critic/td_error`, listed on each algorithm's page."""
+"""What is looked at: names such as `critic/td_error`, each with its row in the method's `METRICS`."""
+
+EnvObservation = NewType("EnvObservation", np.ndarray)
+"""Observations as the environment gives them."""
+EnvAction = NewType("EnvAction", np.ndarray)
+"""Actions in the environment's box."""
+NetObservation = NewType("NetObservation", np.ndarray)
+"""Observations as the networks see them: normalised where the data were."""
+NetAction = NewType("NetAction", np.ndarray)
+"""Actions in [-1, 1]. Only `diffcps.data.scaling` turns one kind into the other."""
 
 
 if TYPE_CHECKING:
@@ -110,50 +121,73 @@ UpdateIndex = Int[Array, ""]
 """Number of updates made before this one. It is the loop's, not the state's: all members of a run share it."""
 
 
+def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Any]:
+    """A stage that takes the state as it is and computes nothing for the rows."""
+    return state, ()
+
+
 @dataclass(frozen=True)
 class Stage(Generic[State]):
-    """One stage of a training in stages, on the state that all of them share.
+    """One stage of a training, on the state that all stages share; a simple method is one stage.
 
+    `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)` is one training step.
     `begin(state, dataset, key)` hands over: it takes the state that the stage before left (and `dataset.labels`, what
     that one had computed for the rows) and returns the state to start from and the labels that `batch` finds in
-    `dataset.labels`, arrays with a row for each transition. `batch` and `update` are as in `Algorithm`.
+    `dataset.labels`, arrays with a row for each transition.
     """
 
     share: int | float
     """Its share of the run's updates, in proportion to the other stages' shares."""
-    begin: Callable[[State, Dataset, Key], tuple[State, Any]]
     batch: Callable[[Dataset, Key], Batch]
     update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
+    begin: Callable[[State, Dataset, Key], tuple[State, Any]] = begin_as_it_is
+    keep: bool = False
+    """Whether the labels are saved with a checkpoint. Without, a resumed run has `begin` make them again from the state
+    as it is by then: right only where they depend on nothing that the stage moves."""
 
 
 @dataclass(frozen=True)
 class Algorithm(Generic[State]):
     """A learner as pure functions over an explicit state. Keys are new-style (`jax.random.key`), consumed once.
 
-    `init(key)` builds the state; `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)`
-    is one training step; `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1];
-    `diagnose(state, rows, key)` measures the state on rows of the dataset without changing it, and must report
-    `selection/loss`, the number by which a checkpoint is chosen when no environment may be asked (lower is better).
-
-    A training in stages lists them in `stages`, in order; a stage may come several times. `batch` and `update` are then
-    those of the last one.
+    `init(key)` builds the state; `stages` are its training, in order, where a stage may come several times;
+    `act(state, observation, key)` maps "*b obs" to "*b act" in [-1, 1]; `diagnose(state, rows, key)` measures the state
+    on rows of the dataset without changing it, and must report `selection/loss`, the number by which a checkpoint is
+    chosen when no environment may be asked (lower is better).
     """
 
     init: Callable[[Key], State]
-    batch: Callable[[Dataset, Key], Batch]
-    update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
+    stages: tuple[Stage[State], ...]
     act: Callable[[State, Float[Array, "*b obs"], Key], Float[Array, "*b act"]]
     diagnose: Callable[[State, Dataset, Key], Metrics]
-    stages: tuple[Stage[State], ...] = ()
 
 
-@runtime_checkable
-class Display(Protocol):
-    """What the loop tells the person who watches."""
+class Metric(NamedTuple):
+    """What a number that a method reports means, for tables, pictures and the method's page."""
 
-    def start(self, update: int, best: Mapping[int, float]) -> None: ...
-    def waiting(self) -> None: ...
-    def evaluating(self, step: int, alive: int) -> None: ...
-    def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
-    def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None: ...
-    def note(self, text: str) -> None: ...
+    title: str
+    symbol: str = ""
+    """Heading in the live table. Metrics with a symbol are a method's main ones: shown while it trains, and drawn."""
+    scale: Literal["linear", "log"] = "linear"
+    """Of the axis; log only where every value is positive."""
+    bound: str = ""
+    """The config field that bounds it from above, drawn beside it."""
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+class Method(Protocol[ConfigT]):
+    """What each module of `diffcps.algorithms` is."""
+
+    __name__: str
+    CITATION: str
+    METRICS: Mapping[str, Metric]
+    """Everything that `update` and `diagnose` report, by its name."""
+
+    @property
+    def Config(self) -> type[ConfigT]: ...  # noqa: N802
+    @property
+    def State(self) -> type[Any]: ...  # noqa: N802
+    @property
+    def make(self) -> Callable[[ConfigT, Spec], Algorithm[Any]]: ...

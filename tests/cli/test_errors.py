@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from diffcps.cli import main
-from diffcps.training.folder import RunFolder
+from diffcps.cli.main import main
+from diffcps.run.folder import RunFolder
 
 ROWS = 40
 
@@ -165,7 +165,7 @@ def test_a_warning_is_one_line_without_the_place_in_the_code(monkeypatch, capsys
         print(warnings.formatwarning("old\nversion", UserWarning, "make.py", 81))
 
     parser = SimpleNamespace(parse_known_args=lambda arguments: (SimpleNamespace(command=command), []))
-    monkeypatch.setattr("diffcps.cli._parser", lambda: parser)
+    monkeypatch.setattr("diffcps.cli.main._parser", lambda: parser)
     usual = warnings.formatwarning
     assert main([]) == 0
     assert capsys.readouterr().out == "diffcps: warning: old version\n\n"

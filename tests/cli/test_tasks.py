@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from diffcps.cli import main
+from diffcps.cli.main import main
 from diffcps.data import load_dataset
-from diffcps.data.catalogue import catalogue, find_task
 from diffcps.data.formats import sha256_of_file
+from diffcps.tasks.catalogue import catalogue, find_task
 
 ROWS = 40
 SMALL = ("--updates", "4", "--eval-every", "2", "--log-every", "2", "--width", "8", "--depth", "1", "--episodes", "1")
@@ -50,8 +50,8 @@ def published(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def no_updates(monkeypatch):
     """Runs are resolved, checked, and written down, and make neither an update nor a picture."""
-    monkeypatch.setattr("diffcps.experiments.run.fit", lambda *arguments: None)
-    monkeypatch.setattr("diffcps.report.curves.save_curves", lambda *arguments: None)
+    monkeypatch.setattr("diffcps.run.train.fit", lambda *arguments: None)
+    monkeypatch.setattr("diffcps.run.curves.save_curves", lambda *arguments: None)
 
 
 @pytest.fixture

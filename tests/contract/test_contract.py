@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.experiments.fields import documentation
+from diffcps.run.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Dataset, DatasetInfo, Spec, Stage
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from diffcps.data import load_dataset
-from diffcps.data.catalogue import Task, data_file, data_folder, find_task, part_file, state_of
 from diffcps.data.download import Patience, adopt, download, fetch_minari, verify
+from diffcps.tasks.catalogue import Task, data_file, data_folder, find_task, part_file, state_of
 from diffcps.types import UserError
 
 ROWS = 400

@@ -218,7 +218,7 @@ def test_builtin():
 
 def test_import_is_light():
     code = (
-        "import sys, diffcps.data, diffcps.data.summary, diffcps.report.dataset;"
+        "import sys, diffcps.data, diffcps.data.summary, diffcps.data.picture;"
         "print([m for m in ('gymnasium', 'minari', 'matplotlib', 'zarr', 'lmdb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from diffcps.data import load_dataset
+from diffcps.data.picture import dataset_table, save_dataset_figure
 from diffcps.data.summary import describe, episode_returns
-from diffcps.report.dataset import dataset_table, save_dataset_figure
 from diffcps.types import UserError
 
 

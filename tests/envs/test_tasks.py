@@ -4,8 +4,8 @@ import warnings
 
 import pytest
 
-from diffcps.data.catalogue import catalogue
 from diffcps.envs.make import environment_spec, reference_scores
+from diffcps.tasks.catalogue import catalogue
 
 PACKAGES = {
     "adroit": "gymnasium_robotics",

@@ -20,9 +20,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from diffcps.data.catalogue import Task, data_file, part_file, where_from
 from diffcps.data.formats import minari_folder, read_hdf5, sha256_of_file
 from diffcps.data.ogbench import read_arrays
+from diffcps.tasks.catalogue import Task, data_file, part_file, where_from
 from diffcps.types import UserError
 
 PIECE = 1 << 18

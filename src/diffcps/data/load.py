@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from diffcps.data import transforms
-from diffcps.data.catalogue import Task, catalogue, data_file, find_task, where_from
 from diffcps.data.checks import check
 from diffcps.data.formats import Raw, read_hdf5, read_minari, read_npz, to_dataset
 from diffcps.data.ogbench import read_ogbench
 from diffcps.data.transforms import RewardTransform
 from diffcps.data.trifinger import read_trifinger
+from diffcps.tasks.catalogue import Task, catalogue, data_file, find_task, where_from
 from diffcps.types import Dataset, DatasetInfo, UserError
 
 BUILTIN = "builtin"

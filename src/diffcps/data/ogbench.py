@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffcps.data.catalogue import Task
 from diffcps.data.formats import FIELDS, Raw, sha256_of_file
+from diffcps.tasks.catalogue import Task
 from diffcps.types import UserError
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from diffcps.storage import write_atomically
 from diffcps.types import UserError
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a neighbour and renames it: a reader sees the old file or the new one, whatever happens in between."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save(path: Path, tree: Any, information: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffcps.run.folder import RunFolder
 from diffcps.training import checkpoint
-from diffcps.training.folder import RunFolder
 from diffcps.training.members import Member, Program
 from diffcps.types import Display, UserError
 

@@ -1,1 +1,0 @@
-"""Where algorithms, data and environments meet: runs, presets, the paper's experiments."""

@@ -1,0 +1,1 @@
+"""What the paper shows: its toy problems and its theory."""

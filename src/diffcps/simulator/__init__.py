@@ -1,0 +1,1 @@
+"""Does this data fit this simulator? Stored steps are taken again and compared."""

@@ -1,0 +1,109 @@
+"""Files that are written whole or not at all, logs of JSON rows, folders that one process owns."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeAlias
+
+from diffcps.types import UserError
+
+if TYPE_CHECKING:
+    Json: TypeAlias = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
+else:  # run-time checks of annotations do not follow a type into itself
+    Json = object
+"""What a JSON file can hold."""
+JsonRow: TypeAlias = dict[str, Json]
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A neighbour to write to, renamed at the end: a reader sees the old file or the new one, whatever happens.
+
+    The folder must be there. After an exception the old file stands and no other is left.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file as a whole or not at all."""
+    with replaced(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, content: Mapping[str, Json]) -> None:
+    """Replaces a JSON file as a whole."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> JsonRow:
+    """The object in a JSON file. Raises `UserError` where there is none (FileNotFoundError where there is no file)."""
+    try:
+        content: Json = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Json]]) -> None:
+    """Adds rows to a log, a line of JSON each, and waits until they are on disk."""
+    with open(path, "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[JsonRow]:
+    """The rows of a log; none where there is no file. A last line that a kill left unfinished is not counted."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Creates a folder and holds it for this process; the lock goes with the process, however it ends.
+
+    Raises `UserError` where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is writing this run; wait for it or choose another --out"
+            ) from None
+        yield
+
+
+def claim(path: Path, content: Mapping[str, Json]) -> None:
+    """Says in the file `path`, in a locked folder, what the folder holds: written once, compared from then on.
+
+    Raises `UserError` where it holds something else.
+    """
+    if not path.exists():
+        write_json(path, content)
+        return
+    stored = read_json(path)
+    different = [name for name in content if stored.get(name) != content[name]]
+    if different:
+        raise UserError(
+            f"{path.parent}: holds a run with another {different[0]} ({stored.get(different[0])}, asked for "
+            f"{content[different[0]]}); remove it or collect elsewhere"
+        )

@@ -1,0 +1,1 @@
+"""The catalogue of benchmark tasks: each fact once."""

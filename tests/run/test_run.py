@@ -1,0 +1,136 @@
+"""The Python API, end to end at a small size: train, load, act, evaluate, show."""
+
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import diffcps
+from diffcps.algorithms import diffcps as algorithm
+from diffcps.algorithms import diffusion_bc
+from diffcps.cli.main import main
+from diffcps.presets import PRESETS
+from diffcps.run.fields import from_json, to_json
+
+SMALL = algorithm.Config(width=8, depth=1, num_steps=2, num_candidates=3, batch_size=8)
+SETTINGS = diffcps.Settings(updates=60, eval_every=30, log_every=30, episodes=2, seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, quick_compilation):
+    out = tmp_path_factory.mktemp("runs") / "small"
+    dataset = diffcps.load_dataset("builtin", normalise_observation=True)
+    summary = diffcps.train(SMALL, dataset, SETTINGS, out=out, sweep={"kappa": (0.01, 0.1)})
+    return out, summary
+
+
+def test_a_run_leaves_everything_that_it_promises(run):
+    out, summary = run
+    assert {path.name for path in out.iterdir()} >= {
+        *("config.json", "metrics.jsonl", "evaluations.jsonl", "summary.json", "curves.png", "checkpoints")
+    }
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert [(row["seed"], row["kappa"]) for row in summary["members"]] == [(0, 0.01), (1, 0.01), (0, 0.1), (1, 0.1)]
+    for row in summary["members"]:
+        assert row["best"]["score"] >= row["last"]["score"]
+        assert row["mean_of_last"]["updates"] == [30, 60]
+        assert row["best"]["normalised"] == pytest.approx(100 * (row["best"]["score"] + 20.272305) / 3254.572305)
+    record = json.loads((out / "config.json").read_text())
+    assert record["sweep"] == {"kappa": [0.01, 0.1]} and record["env"] == "Hopper-v5"
+    assert len(record["dataset"]["observation_mean"]) == 11
+    assert record["data_return"] == summary["data_return"] == pytest.approx(465.84, abs=0.01)
+    evaluations = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    assert len(evaluations) == 2 * 4
+    for row in evaluations:
+        assert len(row["returns"]) == 2 and row["score"] == pytest.approx(np.mean(row["returns"]))
+    assert matplotlib.image.imread(out / "curves.png").shape[0] > 300
+
+
+def test_a_policy_comes_back_with_its_scaling_and_repeats_itself(run):
+    out, _ = run
+    observation = np.random.default_rng(0).normal(size=(4, 5, 11))
+    policy = diffcps.load_policy(out, member=2, seed=7)
+    action = policy(observation)
+    assert action.shape == (4, 5, 3) and np.abs(action).max() <= 1.0
+    assert policy(observation[0, 0]).shape == (3,)
+    np.testing.assert_array_equal(action, diffcps.load_policy(out, member=2, seed=7)(observation))
+    assert not np.array_equal(action, diffcps.load_policy(out, member=2, seed=8)(observation))
+    with pytest.raises(diffcps.UserError, match="this policy takes 11 numbers"):
+        policy(np.zeros(12))
+    with pytest.raises(diffcps.UserError, match="has no member 4; it has members 0 to 3"):
+        diffcps.load_policy(out, member=4)
+
+
+def test_normalisation_travels_with_the_policy(run):
+    """The mean observation of the data reaches the network as zeros."""
+    out, _ = run
+    record = json.loads((out / "config.json").read_text())
+    policy = diffcps.load_policy(out)
+    mean = np.asarray(record["dataset"]["observation_mean"], np.float32)
+    np.testing.assert_allclose(policy._scaling.observation(mean), 0.0, atol=1e-6)
+    raw = diffcps.load_dataset("builtin").observation
+    normalised = diffcps.load_dataset("builtin", normalise_observation=True).observation
+    np.testing.assert_allclose(policy._scaling.observation(np.asarray(raw[:50])), normalised[:50], atol=1e-5)
+
+
+def test_evaluate_uses_new_start_states_and_says_which_checkpoint(run, capsys):
+    out, summary = run
+    assert main(["evaluate", str(out), "--episodes", "2", "--checkpoint", "best", "--action-choice", "argmax_q"]) == 0
+    assert "checkpoint best" in capsys.readouterr().out
+    result = json.loads((out / "evaluation-best.json").read_text())
+    assert result["seed"] == 1000 and result["action_choice"] == "argmax_q"
+    for row, member in zip(result["members"], summary["members"], strict=True):
+        assert [row["updates"]] == member["best"]["updates"]
+        assert row["score"] == pytest.approx(np.mean(row["returns"])) and len(row["lengths"]) == 2
+
+
+def test_without_an_environment_there_is_a_policy_but_no_score(tmp_path):
+    config = diffusion_bc.Config(width=8, depth=1, num_steps=2, batch_size=8)
+    settings = diffcps.Settings(env="none", updates=4, eval_every=2, log_every=2)
+    summary = diffcps.train(config, "builtin", settings, out=tmp_path / "run")
+    assert summary["members"] == [{"member": 0, "seed": 0}]
+    assert diffcps.load_policy(tmp_path / "run", "last")(np.zeros(11)).shape == (3,)
+
+
+def test_data_show_prints_a_table_and_draws_a_picture(tmp_path, capsys):
+    picture = tmp_path / "builtin.png"
+    assert main(["data", "show", "builtin", "--out", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "139,630" in out and "Hopper-v5" in out and str(picture) in out.replace("\n", "")
+    assert matplotlib.image.imread(picture).shape[0] > 300
+
+
+def test_list_cite_and_help(capsys):
+    assert main(["list"]) == 0
+    assert "hopper-medium-replay" in capsys.readouterr().out
+    assert main(["cite", "diffcps"]) == 0
+    assert "2310.05333" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "diffcps", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Bound kappa on the denoising loss L_c" in text and "[0.05]" in text
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_are_configurations(name):
+    from diffcps.algorithms import ALGORITHMS
+
+    kind = ALGORITHMS[name].Config
+    assert len(PRESETS[name]) == (16 if name == "diffcps" else 15)  # TriFinger's is DiffCPS's own
+    for preset in PRESETS[name].values():
+        config = kind(**preset.fields)
+        assert kind(**from_json(kind, json.loads(json.dumps(to_json(config))))) == config
+
+
+def test_table_4_as_the_paper_has_it():
+    """Three rows spot-checked against the paper's Table 4."""
+    presets = PRESETS["diffcps"]
+    assert presets["hopper-medium"].fields["kappa"] == 0.05
+    assert presets["walker2d-medium-expert"].fields["kappa"] == 0.04
+    large = presets["antmaze-large-play"]
+    assert (large.fields["kappa"], large.fields["policy_interval"], large.fields["multiplier_min"]) == (0.2, 4, 0.3)
+    assert large.fields["max_q_backup"] and large.reward == "cql_antmaze"
+    push = {"num_steps": 45, "kappa": 0.01, "multiplier_min": 0.0}  # appendix F.2
+    assert presets["trifinger-push"] == ("none", push)

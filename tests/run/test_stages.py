@@ -1,0 +1,199 @@
+"""A training in stages: when they begin, what they hand over, and that stopping between them changes nothing."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffcps import UserError
+from diffcps.algorithms import awr, sfbc
+from diffcps.run.progress import Silent
+from diffcps.run.train import Settings, train
+from diffcps.training.members import Program, expand
+from diffcps.types import Algorithm, Dataset, DatasetInfo, Stage
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+ROWS = 48
+INFO = DatasetInfo("made by a test", "0", action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    rng = np.random.default_rng(0)
+    end = np.arange(ROWS) % 8 == 7
+    return Dataset(
+        observation=rng.normal(size=(ROWS, 3)).astype(np.float32),
+        action=rng.uniform(-1, 1, size=(ROWS, 2)).astype(np.float32),
+        reward=rng.normal(size=ROWS).astype(np.float32),
+        next_observation=rng.normal(size=(ROWS, 3)).astype(np.float32),
+        terminal=end & (np.arange(ROWS) < ROWS / 2),
+        timeout=end & (np.arange(ROWS) >= ROWS / 2),
+        info=INFO,
+    )
+
+
+class Count(NamedTuple):
+    first: jax.Array
+    second: jax.Array
+
+
+def counting() -> Algorithm[Count]:
+    """Two stages that take turns: each counts its updates, and labels the rows with what the other had counted."""
+
+    def init(key):
+        return Count(jnp.float32(0.0), jnp.float32(0.0))
+
+    def batch(dataset, key):
+        return dataset.labels
+
+    def begin_first(state, dataset, key):
+        return state, jnp.full(ROWS, state.second)
+
+    def begin_second(state, dataset, key):
+        return state, {"before": dataset.labels, "now": jnp.full(ROWS, state.first)}
+
+    def update_first(state, batch, key, index):
+        return state._replace(first=state.first + 1), {"first/label": jnp.mean(batch)}
+
+    def update_second(state, batch, key, index):
+        labels = {"second/before": jnp.mean(batch["before"]), "second/now": jnp.mean(batch["now"])}
+        return state._replace(second=state.second + 10), labels
+
+    def act(state, observation, key):
+        return observation[..., :2]
+
+    def diagnose(state, rows, key):
+        return {"selection/loss": state.first}
+
+    first, second = Stage(1, begin_first, batch, update_first), Stage(3, begin_second, batch, update_second)
+    return Algorithm(init, batch, update_second, act, diagnose, (first, second) * 2)
+
+
+def test_stages_take_their_shares_and_hand_over(dataset):
+    algorithm = counting()
+    program = Program(lambda swept: algorithm, expand([0, 1], {}), dataset)
+    assert program.starts(80) == [0, 10, 40, 50]
+    state, labels, alive = program.init(), (), np.array([True, False])
+    seen = []
+    for stage, (first, last) in enumerate([(0, 10), (10, 40), (40, 50), (50, 80)]):
+        state, labels = program.begin(state, labels, alive, stage)
+        state, now_alive, metrics = program.advance(state, alive, first, last, labels, stage)
+        assert now_alive.tolist() == alive.tolist()
+        seen.append({name: float(value[0]) for name, value in metrics.items()})
+    assert seen == [
+        {"first/label": 0.0},
+        {"second/before": 0.0, "second/now": 10.0},
+        {"first/label": 300.0},
+        {"second/before": 300.0, "second/now": 20.0},
+    ]
+    assert state.first.tolist() == [20.0, 0.0] and state.second.tolist() == [600.0, 0.0]
+
+
+# --- Stopping between and within stages ---
+
+SETTINGS = Settings(updates=48, eval_every=16, log_every=4, seeds=(0, 1))
+CONFIGS = {
+    "awr": awr.Config(width=8, second_width=8, batch_size=8, iterations=2, critic_share=1, actor_share=2),
+    "sfbc": sfbc.Config(
+        width=8, depth=1, critic_depth=1, batch_size=8, num_steps=2, rounds=3, actor_share=1, critic_share=3
+    ),
+}
+
+
+class StopAt(Silent):
+    """Ends the run when so many updates are logged, as a kill would: nothing is saved after."""
+
+    def __init__(self, update: int):
+        self.update = update
+
+    def logged(self, update, rows):
+        if update >= self.update:
+            raise KeyboardInterrupt
+
+
+def files(out) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "checkpoints").iterdir())}
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, dataset, tmp_path):
+    config = CONFIGS[name]
+    train(config, dataset, SETTINGS, out=tmp_path / "whole")
+    expected = files(tmp_path / "whole")
+    assert "last.safetensors" in expected
+    # Checkpoints come after 16, 32 and 48 updates. AWR's stages begin at 0, 8, 24 and 32, SfBC's at 0, 12, 24 and 36.
+    for update in (4, 20, 36, 44):
+        out = tmp_path / f"killed-at-{update}"
+        with pytest.raises(KeyboardInterrupt):
+            train(config, dataset, SETTINGS, out=out, display=StopAt(update))
+        train(config, dataset, SETTINGS, out=out, resume=True)
+        assert files(out) == expected, update
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_training_in_stages_cannot_grow(name, dataset, tmp_path):
+    train(CONFIGS[name], dataset, SETTINGS, out=tmp_path / "run")
+    expected = files(tmp_path / "run")
+    longer = dataclasses.replace(SETTINGS, updates=2 * SETTINGS.updates)
+    with pytest.raises(UserError, match=f"another updates: .*the stages of {name} are shares"):
+        train(CONFIGS[name], dataset, longer, out=tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [("awr", {"discount": 1.0}, "below 1"), ("sfbc", {"num_candidates": 3}, "no more candidates can be averaged")],
+)
+def test_values_that_cannot_work_are_refused_before_anything_is_written(name, changes, says, dataset, tmp_path):
+    with pytest.raises(UserError, match=says):
+        train(dataclasses.replace(CONFIGS[name], **changes), dataset, SETTINGS, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_policy_is_read_from_a_checkpoint_with_labels(dataset, tmp_path):
+    from diffcps import load_policy
+
+    train(CONFIGS["awr"], dataset, SETTINGS, out=tmp_path / "run")
+    action = load_policy(tmp_path / "run", "last")(dataset.observation[0])
+    assert action.shape == (2,) and np.all(np.abs(action) <= 1)
+    with pytest.raises(UserError, match="no checkpoint best"):
+        load_policy(tmp_path / "run", "best")
+
+
+# --- What AWR and SfBC compute for the rows ---
+
+
+def labels_of(algorithm: Algorithm, dataset: Dataset, stage: int, state=None):
+    on_device = jax.tree.map(jnp.asarray, dataset)
+    state = algorithm.init(jax.random.key(0)) if state is None else state
+    return algorithm.stages[stage].begin(state, on_device, jax.random.key(1))
+
+
+def test_awr_standardises_advantages_over_the_dataset(dataset):
+    algorithm = awr.make(dataclasses.replace(CONFIGS["awr"], discount=0.9), dataset.spec)
+    state, returns = labels_of(algorithm, dataset, 0)
+    _, advantages = labels_of(algorithm, dataset, 1)
+    value = 10.0 * state.critic.model(jnp.asarray(dataset.observation))[:, 0]
+    by_hand = np.asarray(returns - value)
+    np.testing.assert_allclose(advantages, (by_hand - by_hand.mean()) / (by_hand.std() + 1e-5), rtol=2e-4, atol=1e-5)
+
+
+def test_sfbc_plans_with_the_values_of_the_critic_before(dataset):
+    algorithm = sfbc.make(CONFIGS["sfbc"], dataset.spec)
+    state, logged = labels_of(algorithm, dataset, 1)
+    np.testing.assert_allclose([np.mean(logged), np.std(logged)], [0, 1], atol=1e-5)
+    moved = state._replace(
+        critic=dataclasses.replace(state.critic, model=jax.tree.map(lambda x: x + 1.0, state.critic.model))
+    )
+    planned_state, planned = labels_of(algorithm, dataset, 2, moved)
+    returns = np.asarray(state.return_mean + state.return_std * logged)
+    better = np.asarray(planned_state.return_mean + planned_state.return_std * planned)
+    assert np.all(better >= returns - 1e-4) and np.any(better > returns + 0.1)
+    # The critic starts anew.
+    for start, first in zip(
+        jax.tree.leaves(planned_state.critic), jax.tree.leaves(algorithm.init(jax.random.key(0)).critic), strict=True
+    ):
+        np.testing.assert_array_equal(start, first)

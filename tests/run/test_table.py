@@ -1,0 +1,97 @@
+import io
+from typing import Any
+
+from rich.console import Console
+
+from diffcps.run.table import evaluation_table, run_table
+
+
+def score(value: float, *updates: int) -> dict[str, Any]:
+    return {"updates": list(updates), "score": value, "normalised": value / 40}
+
+
+def member(index: int, seed: int, value: float, **swept: float) -> dict[str, Any]:
+    return {
+        "member": index,
+        "seed": seed,
+        **swept,
+        "last": score(value, 6000),
+        "best": score(value + 400, 4500),
+        "mean_of_last": score(value - 100, 4500, 5250, 6000),
+        "offline_selected": score(value - 200, 5250),
+    }
+
+
+def summary(*members: dict[str, Any]) -> dict[str, Any]:
+    return {"algorithm": "diffcps", "env": "Hopper-v5", "updates": 6000, "members": list(members)}
+
+
+def printed(summary: dict[str, Any]) -> list[str]:
+    """The lines printed, with single spaces."""
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(run_table(summary))
+    return [" ".join(line.split()) for line in console.export_text().splitlines()]
+
+
+def test_four_scores_raw_and_normalised() -> None:
+    lines = printed(summary(member(0, 7, 2000.0)))
+    assert lines[0] == "diffcps on Hopper-v5, 6,000 updates"
+    assert "7 2000 (50.0) 2400 (60.0) 4.5k 1900 (47.5) 1800 (45.0) 5250" in lines
+    assert "seed last best at last 3 selected at" in lines
+    assert not any("mean ± std" in line for line in lines)  # one seed has no spread
+
+
+def test_mean_and_std_over_seeds() -> None:
+    lines = printed(summary(member(0, 0, 2000.0), member(1, 1, 2400.0)))
+    # by hand: 2000 and 2400 are 2200 ± 200 and, normalised, 50 and 60: 55 ± 5
+    row = lines.index("mean ± std 2200 ± 200 2600 ± 200 2100 ± 200 2000 ± 200")
+    assert lines[row + 1] == "(55.0 ± 5.0) (65.0 ± 5.0) (52.5 ± 5.0) (50.0 ± 5.0)"
+
+
+def test_a_mean_per_combination() -> None:
+    members = [member(i, i % 2, 1000.0 * (i + 1), kappa=(0.02, 0.1)[i // 2]) for i in range(4)]
+    lines = printed(summary(*members))
+    assert any(line.startswith("0.02 1 2000 (50.0)") for line in lines)
+    assert any(line.startswith("0.02 mean ± std 1500 ± 500 ") for line in lines)
+    assert any(line.startswith("0.1 mean ± std 3500 ± 500 ") for line in lines)
+
+
+def test_without_reference_only_raw_numbers() -> None:
+    rows = [member(i, i, 0.25 + 0.5 * i) for i in (0, 1)]
+    for row in rows:
+        for kind in ("last", "best", "mean_of_last", "offline_selected"):
+            row[kind]["normalised"] = None
+    lines = printed(summary(*rows))
+    assert any(line.startswith("0 0.25 400.2 4.5k ") for line in lines)
+    assert any(line.startswith("mean ± std 0.5 ± 0.25 ") for line in lines)
+
+
+def test_members_that_stopped_early_are_told() -> None:
+    early = member(0, 0, 2000.0)
+    early["last"] = score(2000.0, 3000)
+    early["offline_selected"] = None
+    never = {"member": 1, "seed": 1}
+    lines = printed(summary(early, never, member(2, 2, 2400.0)))
+    assert any(line.startswith("0 2000 (50.0) at 3k ") for line in lines)
+    assert any(line.startswith("1 – – – –") for line in lines)
+    assert "2 of 3 seeds 2 of 3 seeds 2 of 3 seeds 1 of 3 seeds" in lines
+
+
+def test_run_without_environment() -> None:
+    lines = printed({"algorithm": "diffusion-bc", "env": None, "updates": 100, "members": [{"member": 0, "seed": 5}]})
+    assert lines[0] == "diffusion-bc on no environment, 100 updates"
+    assert "5" in lines
+    assert "No scores: the run has no environment, or was not evaluated." in lines
+
+
+def test_evaluation_tells_the_success_rate_where_there_is_one() -> None:
+    row = {"member": 0, "seed": 3, "updates": 6000, "score": 512.0, "std": 20.0, "normalised": 68.27}
+    result = {"algorithm": "diffcps", "env": "Push-v0", "checkpoint": "best", "episodes": 8, "seed": 1000}
+    for success, heading, cells in (
+        (None, "return std over episodes normalised", "3 6,000 512 20 68.3"),
+        (0.875, "return std over episodes normalised success", "3 6,000 512 20 68.3 0.875"),
+    ):
+        console = Console(width=120, file=io.StringIO(), record=True)
+        console.print(evaluation_table({**result, "members": [{**row, "success": success}]}))
+        lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+        assert f"seed updates {heading}" in lines and cells in lines
