@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from diffcps.evaluation.scores import mean_and_std_over_members, normalised_score
+from diffcps.evaluation.scores import mean_and_std_over_members
 from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE, tidy
+from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ def _normalised_axis(axes: Axes, reference: Sequence[float]) -> None:
     def raw(score: Any) -> np.ndarray:
         return low + np.asarray(score) / 100 * (high - low)
 
-    right = axes.secondary_yaxis("right", functions=(lambda score: normalised_score(score, (low, high)), raw))
+    right = axes.secondary_yaxis(
+        "right", functions=(lambda score: normalised_score(np.asarray(score), (low, high)), raw)
+    )
     right.set_ylabel("normalised score", color=INK, fontsize=9)
     right.tick_params(colors=INK, labelsize=8)
     right.spines["right"].set_color(GREY)

@@ -15,10 +15,10 @@ from diffcps.algorithms import ALGORITHMS
 from diffcps.data.scaling import Scaling
 from diffcps.envs.make import check_fits
 from diffcps.evaluation.rollout import record_video, roll_out
-from diffcps.evaluation.scores import normalised_score
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
 from diffcps.run.train import members_of, reference_of
+from diffcps.tasks.references import normalised_score
 from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
 from diffcps.types import Algorithm, DatasetInfo, Spec, UserError

@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from diffcps.evaluation.scores import normalised_score
 from diffcps.run.table import number_words, score_words
+from diffcps.tasks.references import normalised_score
 
 DRAW_SECONDS = 0.5
 """Least time between two drawings of the live area."""

@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from diffcps.evaluation.scores import mean_and_std_over_members, normalised_score
+from diffcps.evaluation.scores import mean_and_std_over_members
+from diffcps.tasks.references import normalised_score
 
 KINDS = ("last", "best", "mean_of_last", "offline_selected")
 CHOSEN = ("best", "offline_selected")

@@ -20,11 +20,12 @@ from diffcps.algorithms import ALGORITHMS
 from diffcps.data import load_dataset
 from diffcps.data.scaling import Scaling
 from diffcps.data.summary import episode_returns
-from diffcps.envs.make import check_fits, reference_scores
+from diffcps.envs.make import check_fits
 from diffcps.evaluation.rollout import roll_out
-from diffcps.evaluation.scores import four_scores, normalised_score
+from diffcps.evaluation.scores import four_scores
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
+from diffcps.tasks.references import normalised_score, reference_scores
 from diffcps.training.loop import Act, Interrupted, Lengths, fit
 from diffcps.training.members import Member, Program, a_device_per_core, expand
 from diffcps.types import Dataset, DatasetInfo, Display, Real, UserError
