@@ -5,6 +5,7 @@ Whatever is written is written as a whole or not at all: what was there before s
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from diffcps.storage import replaced
+from diffcps.storage import replaced, write_atomically
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -37,9 +38,8 @@ def write_hdf5(path: Path, arrays: Arrays, attributes: Mapping[str, Attribute]) 
 
     length = {name: len(array) for name, array in arrays.items()}
     assert len(set(length.values())) == 1, length
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # HDF5 also reads what it has written, which a file opened for writing alone does not allow.
-    with replaced(path) as neighbour, open(neighbour.name, "r+b") as both, h5py.File(both, "w") as file:
+    content = io.BytesIO()  # HDF5 crashes where a disk is full, and not where memory is its disk
+    with h5py.File(content, "w") as file:
         for name, array in arrays.items():
             chunk = (min(len(array), CHUNK_ROWS), *array.shape[1:])
             file.create_dataset(
@@ -47,6 +47,8 @@ def write_hdf5(path: Path, arrays: Arrays, attributes: Mapping[str, Attribute]) 
             )
         for name, value in sorted(attributes.items()):
             file.attrs[name] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
 
 
 def write_npz(path: Path, arrays: Arrays, attributes: Mapping[str, Attribute]) -> None:
