@@ -138,7 +138,7 @@ def collect_antmaze(
     tools/train_ant_policy.py (None: the one in the package). Reward and `terminals` are those of the environment for
     one goal, drawn from `seed` as a test would. Otherwise as `collect_maze2d`.
     """
-    from diffcps.data.formats import sha256_of_file
+    from diffcps.data.hashes import sha256_of_file
     from diffcps.envs.make import make_environment
     from diffcps.tasks.references import reference_scores
 

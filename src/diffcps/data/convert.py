@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data.formats import to_dataset
 from diffcps.data.load import MINARI_ID, read
+from diffcps.data.rows import to_dataset
 from diffcps.data.writers import Attribute, write_hdf5, write_minari, write_npz
 from diffcps.types import Dataset, DatasetInfo, UserError
 

@@ -38,7 +38,7 @@ def write_hdf5(path: Path, arrays: Arrays, attributes: Mapping[str, Attribute]) 
 
     length = {name: len(array) for name, array in arrays.items()}
     assert len(set(length.values())) == 1, length
-    content = io.BytesIO()  # HDF5 crashes where a disk is full, and not where memory is its disk
+    content = io.BytesIO()  # writing to a full disk, HDF5 crashes the process instead of raising
     with h5py.File(content, "w") as file:
         for name, array in arrays.items():
             chunk = (min(len(array), CHUNK_ROWS), *array.shape[1:])
