@@ -13,7 +13,7 @@ import pytest
 
 from diffcps.cli.main import main
 from diffcps.data import load_dataset
-from diffcps.data.formats import sha256_of_file
+from diffcps.data.hashes import sha256_of_file
 from diffcps.tasks.catalogue import catalogue, find_task
 
 ROWS = 40

@@ -39,7 +39,8 @@ from diffcps.collect.files import (
     write_d4rl,
 )
 from diffcps.collect.walk import walk
-from diffcps.envs.make import make_environment, reference_scores
+from diffcps.envs.make import make_environment
+from diffcps.tasks.references import reference_scores
 from diffcps.training import checkpoint
 from diffcps.types import Spec, UserError
 

@@ -84,7 +84,8 @@ def collect_maze2d(
     are those of the task's environment. With `fast` at most `FAST_ROWS` transitions. Raises `UserError` for an unknown
     task and where `out`, or an unfinished collection for it, is in the way.
     """
-    from diffcps.envs.make import make_environment, reference_scores
+    from diffcps.envs.make import make_environment
+    from diffcps.tasks.references import reference_scores
 
     sizes = [size + dense for size in ("umaze", "medium", "large") for dense in ("", "-dense")]
     _one_of(task, [f"maze2d-{size}-v1" for size in sizes])
@@ -137,8 +138,9 @@ def collect_antmaze(
     tools/train_ant_policy.py (None: the one in the package). Reward and `terminals` are those of the environment for
     one goal, drawn from `seed` as a test would. Otherwise as `collect_maze2d`.
     """
-    from diffcps.data.formats import sha256_of_file
-    from diffcps.envs.make import make_environment, reference_scores
+    from diffcps.data.hashes import sha256_of_file
+    from diffcps.envs.make import make_environment
+    from diffcps.tasks.references import reference_scores
 
     _one_of(task, [f"{name}-v{version}" for name in ANT_PLANS for version in (0, 2)])
     plan, version = ANT_PLANS[task[: task.rindex("-v")]], task[task.rindex("-v") :]
