@@ -14,8 +14,9 @@ import numpy as np
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.scaling import Scaling
 from diffcps.envs.make import check_fits
-from diffcps.evaluation.rollout import record_video, roll_out
+from diffcps.evaluation.rollout import roll_out
 from diffcps.evaluation.scores import normalised_score
+from diffcps.evaluation.video import record_video
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
 from diffcps.run.train import members_of, reference_of
