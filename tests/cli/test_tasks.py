@@ -50,7 +50,7 @@ def published(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def no_updates(monkeypatch):
     """Runs are resolved, checked, and written down, and make neither an update nor a picture."""
-    monkeypatch.setattr("diffcps.run.train.fit", lambda *arguments: None)
+    monkeypatch.setattr("diffcps.run.train._fit", lambda *arguments: None)
     monkeypatch.setattr("diffcps.run.curves.save_curves", lambda *arguments: None)
 
 

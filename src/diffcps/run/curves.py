@@ -187,10 +187,7 @@ def _normalised_axis(axes: Axes, reference: Reference) -> None:
     def raw(score: np.ndarray) -> np.ndarray:
         return low + np.asarray(score) / 100 * (high - low)
 
-    def normalised(score: np.ndarray) -> np.ndarray:
-        return normalised_score(np.asarray(score), (low, high))
-
-    right = axes.secondary_yaxis("right", functions=(normalised, raw))
+    right = axes.secondary_yaxis("right", functions=(lambda score: normalised_score(score, (low, high)), raw))
     right.set_ylabel("normalised score", color=INK, fontsize=9)
     right.tick_params(colors=INK, labelsize=8)
     right.spines["right"].set_color(GREY)

@@ -183,7 +183,7 @@ def _scores_of(folder: RunFolder, summary: Summary, kind: str) -> list[float]:
 def _spread_text(scores: Sequence[float], reference: Reference | None) -> str:
     text = _mean_text(scores, 0)
     if reference is not None:
-        text += f" ({_mean_text(normalised_score(scores, reference).tolist(), 1)})"
+        text += f" ({_mean_text(normalised_score(np.asarray(scores), reference).tolist(), 1)})"
     return text
 
 
