@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def scaling(low: list[float], high: list[float]) -> Scaling:
-    return Scaling.of(DatasetInfo("toy", "0", action_low=tuple(low), action_high=tuple(high)))
+    return Scaling.of(DatasetInfo("toy", "0", action_low=tuple(map(float, low)), action_high=tuple(map(float, high))))
 
 
 def test_actions_by_hand():
