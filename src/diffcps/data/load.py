@@ -10,6 +10,7 @@ import numpy as np
 
 from diffcps.data import transforms
 from diffcps.data.checks import check
+from diffcps.data.download import data_file, where_from
 from diffcps.data.readers.d4rl_hdf5 import read_hdf5
 from diffcps.data.readers.minari import read_minari
 from diffcps.data.readers.npz import read_npz
@@ -18,7 +19,7 @@ from diffcps.data.readers.trifinger import read_trifinger
 from diffcps.data.rows import RawRows, to_dataset
 from diffcps.data.scaling import Scaling
 from diffcps.data.transforms import RewardTransform
-from diffcps.tasks.catalogue import Task, catalogue, data_file, find_task, where_from
+from diffcps.tasks.catalogue import Task, catalogue, find_task
 from diffcps.types import Dataset, DatasetInfo, EnvAction, UserError
 
 BUILTIN = "builtin"
