@@ -201,9 +201,13 @@ class Method(Protocol[ConfigT]):
     """What each module of `diffcps.algorithms` is."""
 
     __name__: str
-    CITATION: str
-    METRICS: Mapping[str, Metric]
-    """Everything that `update` and `diagnose` report, by its name."""
+
+    @property
+    def CITATION(self) -> str: ...  # noqa: N802
+    @property
+    def METRICS(self) -> Mapping[str, Metric]:  # noqa: N802
+        """Everything that `update` and `diagnose` report, by its name."""
+        ...
 
     @property
     def Config(self) -> type[ConfigT]: ...  # noqa: N802

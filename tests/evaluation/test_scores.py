@@ -3,24 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from diffcps.evaluation.scores import FourScores, Score, four_scores, mean_and_std_over_members, normalised_score
+from diffcps.evaluation.scores import FourScores, Score, four_scores, mean_and_std_over_members
 from diffcps.types import UserError
 
 
 def row(update: int, score: float, loss: float | None) -> dict:
     return {"update": update, "returns": [score], "score": score, "diagnose": {"selection/loss": loss}}
-
-
-def test_normalised_score_by_hand() -> None:
-    reference = (-20.0, 180.0)
-    np.testing.assert_allclose(normalised_score([[-20.0, 180.0], [80.0, 380.0]], reference), [[0, 100], [50, 200]])
-    assert normalised_score(30.0, reference) == 25.0
-
-
-@pytest.mark.parametrize("reference", [(5.0, 5.0), (5.0, 4.0), (math.nan, 4.0)])
-def test_reference_must_be_an_interval(reference: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match="min < max"):
-        normalised_score(0.0, reference)
 
 
 def test_four_scores_by_hand() -> None:

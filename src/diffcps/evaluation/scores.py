@@ -30,19 +30,6 @@ class FourScores(NamedTuple):
     """The evaluation with the lowest `selection/loss`: chosen without the environment. None where no loss is finite."""
 
 
-def normalised_score(returns: Any, reference: tuple[float, float]) -> np.ndarray:
-    """100 (x - min) / (max - min): 0 is a random policy, 100 an expert. `reference` is (min, max) in raw returns.
-
-    Takes a number or an array of any shape and returns an array of that shape.
-
-    Reference: Fu et al., D4RL: Datasets for Deep Data-Driven Reinforcement Learning (arXiv:2004.07219).
-    """
-    low, high = reference
-    if not low < high:
-        raise UserError(f"reference scores must be (min, max) with min < max, got ({low}, {high})")
-    return np.asarray(100.0 * (np.asarray(returns, float) - low) / (high - low))
-
-
 def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourScores | None:
     """The four scores of one member, from its evaluations in order of update; None where there are none.
 

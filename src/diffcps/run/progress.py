@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.evaluation.scores import normalised_score
 from diffcps.run.record import Evaluation, Measurement, RunRecord
 from diffcps.run.table import number_text, score_text
+from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Member
 from diffcps.types import Metric
 
