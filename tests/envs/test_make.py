@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from diffcps.envs import make
+from diffcps.envs import quiet
 from diffcps.envs.make import EnvironmentSpec, check_fits, environment_spec, make_environment
 from diffcps.types import DatasetInfo, Spec, UserError
 
@@ -118,7 +118,7 @@ def test_refused_environment_is_closed(register: Callable) -> None:
 
 def test_render_mode_that_the_environment_lacks(register: Callable) -> None:
     environment_id = register("Blind", lambda: Still(FLAT, FLAT))
-    make._tell_once.cache_clear()
+    quiet._tell_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(UserError, match=f"{environment_id} has no render mode 'rgb_array'"):
@@ -126,7 +126,7 @@ def test_render_mode_that_the_environment_lacks(register: Callable) -> None:
 
 
 def test_old_version_is_told_once_in_one_plain_line() -> None:
-    make._tell_once.cache_clear()
+    quiet._tell_once.cache_clear()
     with pytest.warns(UserWarning) as told:
         make_environment("Hopper-v4").close()
     [warning] = told
