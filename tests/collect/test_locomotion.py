@@ -1,4 +1,4 @@
-"""Collected locomotion data: what a walk writes down, D4RL's datasets out of one run, and what is refused."""
+"""Collected locomotion data: what is recorded of an episode, D4RL's datasets out of one run, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 
 from diffcps.cli.main import main
 from diffcps.collect import collect, files, locomotion, sac
-from diffcps.collect.walk import walk
+from diffcps.collect.play import play
 from diffcps.data import load_dataset
 from diffcps.data.summary import describe
 from diffcps.envs.make import make_environment
@@ -45,33 +45,33 @@ def still(observation: np.ndarray, step: int) -> np.ndarray:
     return np.zeros(1, np.float32)
 
 
-# --- Walks ---
+# --- Episodes ---
 
 
-def test_a_walk_marks_how_episodes_end():
-    rows = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
+def test_episodes_are_marked_by_how_they_end():
+    rows = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
     assert rows["observations"][:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert rows["next_observations"][:, 0].tolist() == [1, 2, 3, 1, 2, 3, 1]
     assert rows["terminals"].tolist() == [False, False, True, False, False, True, False]
     assert rows["timeouts"].tolist() == [False] * 6 + [True]  # cut
     assert files.episode_returns(rows).tolist() == [6.0, 6.0, 1.0]
-    limited = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 2), still, steps=4, seed=0)
+    limited = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 2), still, steps=4, seed=0)
     assert not limited["terminals"].any() and limited["timeouts"].tolist() == [False, True] * 2
-    both = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 3), still, steps=3, seed=0)
+    both = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 3), still, steps=3, seed=0)
     assert both["terminals"].tolist() == [False, False, True] and not both["timeouts"].any()
 
 
-def test_a_walk_of_whole_episodes_ends_with_one():
+def test_whole_episodes_are_played_to_their_end():
     environment = gymnasium.wrappers.TimeLimit(Counter(end=3), 5)
-    assert len(walk(environment, still, steps=7, seed=0, whole=True)["rewards"]) == 9
-    rows = walk(environment, still, steps=6, seed=0, whole=True)
+    assert len(play(environment, still, steps=7, seed=0, whole=True)["rewards"]) == 9
+    rows = play(environment, still, steps=6, seed=0, whole=True)
     assert len(rows["rewards"]) == 6 and rows["terminals"][-1] and not rows["timeouts"].any()
 
 
 def test_the_simulators_state_is_that_before_the_step():
     with closing(make_environment("Hopper-v5")) as environment:
         rng = np.random.default_rng(0)
-        rows = walk(environment, lambda *_: rng.uniform(-1, 1, 3).astype(np.float32), steps=30, seed=2)
+        rows = play(environment, lambda *_: rng.uniform(-1, 1, 3).astype(np.float32), steps=30, seed=2)
         position, velocity = rows["infos/qpos"], rows["infos/qvel"]
         seen = np.concatenate([position[:, 1:], np.clip(velocity, -10, 10)], axis=1)
         np.testing.assert_allclose(rows["observations"], seen, rtol=1e-6, atol=1e-6)
@@ -85,7 +85,7 @@ def test_the_simulators_state_is_that_before_the_step():
 
 
 def test_rows_are_cut_with_a_mark():
-    rows = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
+    rows = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
     assert files.first_rows(rows, 5)["timeouts"].tolist() == [False] * 4 + [True]
     assert not files.first_rows(rows, 6)["timeouts"].any()  # the sixth is a true end
     assert len(locomotion._whole_episodes(rows, 5)["rewards"]) == 3
@@ -173,16 +173,16 @@ def content_of_run(folder: Path) -> np.ndarray:
 
 def test_the_order_and_interruptions_change_nothing(hopper: Path, tmp_path: Path, monkeypatch):
     """Here expert is asked for first, and the run is broken at the second evaluation and while episodes are played."""
-    calls = {"walk": 0}
-    real = locomotion.walk
+    calls = {"play": 0}
+    real = locomotion.play
 
     def breaks(*arguments, **options):
-        calls["walk"] += 1
-        if calls["walk"] == 2:
+        calls["play"] += 1
+        if calls["play"] == 2:
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(locomotion, "walk", breaks)
+    monkeypatch.setattr(locomotion, "play", breaks)
     with pytest.raises(KeyboardInterrupt):
         quick("hopper-expert-v2", tmp_path / "expert.hdf5")
     assert not (tmp_path / "expert.hdf5").exists()

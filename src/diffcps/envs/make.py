@@ -118,16 +118,6 @@ def check_fits(spec: Spec, info: DatasetInfo, environment_id: str) -> None:
             )
 
 
-def reference_scores(environment_id: str) -> tuple[float, float] | None:
-    """D4RL's reference returns (random policy, expert) of its environments, whatever their version; None for others.
-
-    D4RL measured them under mujoco-py (locomotion: the `-v2` tasks); later versions keep them by convention.
-
-    Reference: https://github.com/Farama-Foundation/D4RL, d4rl/infos.py.
-    """
-    return _D4RL_REFERENCES.get(_name(environment_id))
-
-
 def _register_ours(environment_id: str) -> None:
     """Imports the module that registers this id, where the id is one of ours. Some need an extra: `UserError`."""
     ours = environment_id.removeprefix("diffcps/")
@@ -146,31 +136,6 @@ def _register_ours(environment_id: str) -> None:
         import diffcps.envs.kitchen
     elif ours.startswith("TriFinger"):
         import diffcps.envs.trifinger  # noqa: F401
-
-
-_D4RL_REFERENCES = {
-    "HalfCheetah": (-280.178953, 12135.0),
-    "Hopper": (-20.272305, 3234.3),
-    "Walker2d": (1.629008, 4592.3),
-    "Ant": (-325.6, 3879.7),
-    "diffcps/AntMaze-umaze": (0.0, 1.0),
-    "diffcps/AntMaze-medium": (0.0, 1.0),
-    "diffcps/AntMaze-large": (0.0, 1.0),
-    "diffcps/Maze2D-umaze": (23.85, 161.86),
-    "diffcps/Maze2D-medium": (13.13, 277.39),
-    "diffcps/Maze2D-large": (6.7, 273.99),
-    "diffcps/Maze2D-umaze-dense": (68.537689, 193.66285642381482),
-    "diffcps/Maze2D-medium-dense": (44.264742, 297.4552547777125),
-    "diffcps/Maze2D-large-dense": (30.569041, 303.4857382709002),
-    "diffcps/Ant": (-325.6, 3879.7),
-    "diffcps/AdroitPen": (96.262799, 3076.8331017826877),
-    "diffcps/AdroitHammer": (-274.856578, 12794.134825156867),
-    "diffcps/AdroitDoor": (-56.512833, 2880.5693087298737),
-    "diffcps/AdroitRelocate": (-6.425911, 4233.877797728884),
-    "diffcps/Kitchen-complete": (0.0, 4.0),
-    "diffcps/Kitchen-partial": (0.0, 4.0),
-    "diffcps/Kitchen-mixed": (0.0, 4.0),
-}
 
 
 def _name(environment_id: str) -> str:

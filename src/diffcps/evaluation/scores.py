@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 
 
 class Score(NamedTuple):
-    """A score and the evaluations (by their number of updates) that it was taken from."""
+    """A mean return, and the evaluations (by their number of updates) that it was taken from."""
 
     updates: tuple[int, ...]
     score: float
+    normalised: float | None
+    """Of `score`; None without reference returns."""
 
 
-class FourScores(NamedTuple):
+class Scores(NamedTuple):
     """Four honest answers to "how good is this run?"."""
 
     last: Score
@@ -30,48 +34,41 @@ class FourScores(NamedTuple):
     """The evaluation with the lowest `selection/loss`: chosen without the environment. None where no loss is finite."""
 
 
-def normalised_score(returns: Any, reference: tuple[float, float]) -> np.ndarray:
-    """100 (x - min) / (max - min): 0 is a random policy, 100 an expert. `reference` is (min, max) in raw returns.
-
-    Takes a number or an array of any shape and returns an array of that shape.
-
-    Reference: Fu et al., D4RL: Datasets for Deep Data-Driven Reinforcement Learning (arXiv:2004.07219).
-    """
-    low, high = reference
-    if not low < high:
-        raise UserError(f"reference scores must be (min, max) with min < max, got ({low}, {high})")
-    return np.asarray(100.0 * (np.asarray(returns, float) - low) / (high - low))
-
-
-def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourScores | None:
+def four_scores(
+    updates: Sequence[int],
+    scores: Sequence[float],
+    losses: Sequence[float | None],
+    reference: tuple[float, float] | None = None,
+    k: int = 5,
+) -> Scores | None:
     """The four scores of one member, from its evaluations in order of update; None where there are none.
 
-    An evaluation is a row `{"update": int, "returns": [...], "score": float, "diagnose": {"selection/loss": ...}}`,
-    where `score` is the mean return. Scores come back in the unit of `score`. On ties the first evaluation
-    wins, but the last one of equal losses: a loss that stands still says nothing against what was learnt since.
+    Evaluation i came after `updates[i]` updates, has the mean return `scores[i]`, and the selection loss `losses[i]`,
+    None where it was not finite. On ties the first evaluation wins, but the last one of equal losses: a loss that
+    stands still says nothing against what was learnt since. `reference` holds the returns of normalised score 0 and
+    100. Raises `UserError` for k < 1 and for reference returns that are no interval.
     """
-    if not evaluations:
+    if not updates:
         return None
     if k < 1:
         raise UserError(f"the mean of the last k evaluations needs k >= 1, got {k}")
 
-    tail = evaluations[-k:]
-    best = max(evaluations, key=lambda row: row["score"])
-    selectable = [row for row in evaluations if row["diagnose"]["selection/loss"] is not None]  # null: not finite
-    selected = min(reversed(selectable), key=lambda row: row["diagnose"]["selection/loss"], default=None)
-    return FourScores(
-        last=_score([evaluations[-1]]),
-        best=_score([best]),
-        mean_of_last=_score(tail),
-        offline_selected=None if selected is None else _score([selected]),
+    def score(*indices: int) -> Score:
+        mean = float(np.mean([scores[i] for i in indices]))
+        normalised = None if reference is None else float(normalised_score(mean, reference))
+        return Score(tuple(updates[i] for i in indices), mean, normalised)
+
+    indices = range(len(updates))
+    known = [(loss, -i) for i, loss in zip(indices, losses, strict=True) if loss is not None]
+    return Scores(
+        last=score(indices[-1]),
+        best=score(max(indices, key=lambda i: scores[i])),
+        mean_of_last=score(*indices[-k:]),
+        offline_selected=score(-min(known)[1]) if known else None,
     )
 
 
-def mean_and_std_over_members(values: Any) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std_over_members(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over the first axis, [members, ...] -> [...]. Division by n, as papers' tables do."""
     values = np.asarray(values, float)
     return np.asarray(values.mean(0)), np.asarray(values.std(0))
-
-
-def _score(rows: Sequence[Mapping[str, Any]]) -> Score:
-    return Score(tuple(row["update"] for row in rows), float(np.mean([row["score"] for row in rows])))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffcps.data.checks import check
-from diffcps.data.formats import Raw, to_dataset
 from diffcps.data.load import read_raw
+from diffcps.data.rows import RawRows, to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS
 from diffcps.envs.make import EnvironmentSpec, environment_spec
 from diffcps.types import DatasetInfo, UserError
@@ -86,7 +86,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     return record, facts, _remarks(action, spec)
 
 
-def _with_a_wide_box(raw: Raw) -> Raw:
+def _with_a_wide_box(raw: RawRows) -> RawRows:
     """The same rows with an action box that holds every action."""
     if np.ndim(raw.action) == 2 and np.size(raw.action) and np.asarray(raw.action).dtype.kind in "iuf":
         widest = float(np.nanmax(np.abs(raw.action))) + 1.0  # NaN and infinity are for `check` to refuse
@@ -95,7 +95,7 @@ def _with_a_wide_box(raw: Raw) -> Raw:
     return raw
 
 
-def _check_sizes(raw: Raw, spec: EnvironmentSpec, source: str, environment_id: str) -> None:
+def _check_sizes(raw: RawRows, spec: EnvironmentSpec, source: str, environment_id: str) -> None:
     for name, ours, theirs in (
         ("observations", raw.observation.shape[1], spec.observation_size),
         ("actions", raw.action.shape[1], spec.action_size),
