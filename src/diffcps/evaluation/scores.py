@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 
 
 class Score(NamedTuple):
-    """A mean return, and the evaluations (by their number of updates) that it was taken from."""
+    """A score and the evaluations (by their number of updates) that it was taken from."""
 
     updates: tuple[int, ...]
     score: float
     normalised: float | None
-    """Of `score`; None without reference returns."""
+    """Where the reference returns are known."""
 
 
 class Scores(NamedTuple):
@@ -43,32 +42,31 @@ def four_scores(
 ) -> Scores | None:
     """The four scores of one member, from its evaluations in order of update; None where there are none.
 
-    Evaluation i came after `updates[i]` updates, has the mean return `scores[i]`, and the selection loss `losses[i]`,
-    None where it was not finite. On ties the first evaluation wins, but the last one of equal losses: a loss that
-    stands still says nothing against what was learnt since. `reference` holds the returns of normalised score 0 and
-    100. Raises `UserError` for k < 1 and for reference returns that are no interval.
+    An evaluation is a number of updates, a mean return, and a `selection/loss` (None where it is not finite);
+    `reference` has the returns of normalised score 0 and 100. On ties the first evaluation wins, but the last one of
+    equal losses: a loss that stands still says nothing against what was learnt since. Raises `UserError` for k < 1.
     """
-    if not updates:
+    if not scores:
         return None
     if k < 1:
         raise UserError(f"the mean of the last k evaluations needs k >= 1, got {k}")
 
-    def score(*indices: int) -> Score:
-        mean = float(np.mean([scores[i] for i in indices]))
+    def score(rows: Sequence[int]) -> Score:
+        mean = float(np.mean([scores[row] for row in rows]))
         normalised = None if reference is None else float(normalised_score(mean, reference))
-        return Score(tuple(updates[i] for i in indices), mean, normalised)
+        return Score(tuple(updates[row] for row in rows), mean, normalised)
 
-    indices = range(len(updates))
-    known = [(loss, -i) for i, loss in zip(indices, losses, strict=True) if loss is not None]
+    rows = range(len(scores))
+    selectable = [(loss, -row) for row in rows if (loss := losses[row]) is not None]
     return Scores(
-        last=score(indices[-1]),
-        best=score(max(indices, key=lambda i: scores[i])),
-        mean_of_last=score(*indices[-k:]),
-        offline_selected=score(-min(known)[1]) if known else None,
+        last=score(rows[-1:]),
+        best=score([max(rows, key=lambda row: scores[row])]),
+        mean_of_last=score(rows[-k:]),
+        offline_selected=score([-min(selectable)[1]]) if selectable else None,
     )
 
 
-def mean_and_std_over_members(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std_over_members(values: Sequence[float] | Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over the first axis, [members, ...] -> [...]. Division by n, as papers' tables do."""
-    values = np.asarray(values, float)
-    return np.asarray(values.mean(0)), np.asarray(values.std(0))
+    array = np.asarray(values, float)
+    return np.asarray(array.mean(0)), np.asarray(array.std(0))
