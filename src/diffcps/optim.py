@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import equinox as eqx
+import jax
 import optax
+from jaxtyping import Array, Bool
 
 from diffcps.types import Real, Scalar
 
 Model = TypeVar("Model")
+Aux = TypeVar("Aux")
+Arguments = ParamSpec("Arguments")
 
 
 class Trained(eqx.Module, Generic[Model]):
@@ -47,6 +52,43 @@ def descend(
     return Trained(model, optimiser_state), optax.tree.norm(gradient)
 
 
+@overload
+def minimise(
+    optimiser: optax.GradientTransformation,
+    trained: Trained[Model],
+    loss: Callable[Concatenate[Model, Arguments], Scalar],
+    *arguments: Arguments.args,
+    **named: Arguments.kwargs,
+) -> tuple[Trained[Model], Scalar, None, Scalar]: ...
+@overload
+def minimise(
+    optimiser: optax.GradientTransformation,
+    trained: Trained[Model],
+    loss: Callable[Concatenate[Model, Arguments], tuple[Scalar, Aux]],
+    *arguments: Arguments.args,
+    **named: Arguments.kwargs,
+) -> tuple[Trained[Model], Scalar, Aux, Scalar]: ...
+def minimise(optimiser, trained, loss, *arguments, **named):
+    """One gradient step on `loss(model, *arguments)`, which returns a scalar, or a scalar and whatever else it knows.
+
+    Returns the model after the step, the loss before it, what else it knew (None where it returns a scalar alone), and
+    the global norm of the gradient before clipping.
+    """
+
+    def with_aux(model):
+        value = loss(model, *arguments, **named)
+        return value if isinstance(value, tuple) else (value, None)
+
+    (value, aux), gradient = jax.value_and_grad(with_aux, has_aux=True)(trained.model)
+    trained, norm = descend(optimiser, trained, gradient)
+    return trained, value, aux, norm
+
+
 def moving_average(average: Model, new: Model, rate: Real) -> Model:
     """(1 - rate) average + rate new, leaf by leaf: Polyak averaging of target networks, and EMA."""
     return optax.incremental_update(new, average, rate)  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def moving_average_when(condition: Bool[Array, ""], average: Model, new: Model, rate: Real) -> Model:
+    """`moving_average` where the condition holds, else `average` as it is."""
+    return jax.lax.cond(condition, moving_average, lambda average, new, rate: average, average, new, rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
-    Json: TypeAlias = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
+    Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 else:  # run-time checks of annotations do not follow a type into itself
     Json = object
 """What a JSON file can hold."""

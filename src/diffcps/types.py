@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, NewType, Protocol, TypeVar
+from dataclasses import Field, dataclass, field
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
 
 import jax
 import numpy as np
@@ -29,6 +41,8 @@ NetAction = NewType("NetAction", np.ndarray)
 """Actions in [-1, 1]. Only `diffcps.data.scaling` turns one kind into the other."""
 
 
+Tree: TypeAlias = Any
+"""A pytree of arrays whose structure only its method knows: states, labels, batches."""
 if TYPE_CHECKING:
     Stored = Any
 else:
@@ -99,7 +113,7 @@ class Dataset:
     terminal: Bool[Stored, " n"]
     timeout: Bool[Stored, " n"]
     info: DatasetInfo = field(metadata={"static": True})
-    labels: Any = ()
+    labels: Tree = ()
     """What the current stage of a training in stages has computed for each row; empty otherwise."""
 
     @property
@@ -115,13 +129,13 @@ Denoise = Callable[[Float[Array, "*b d"], Int[Array, "*#b"]], Float[Array, "*b d
 """eps_theta(x_t, t), the condition already bound."""
 
 State = TypeVar("State")
-Batch = Any
+Batch = Tree
 """What one update reads: `Transition` here, windows or whole trajectories elsewhere."""
 UpdateIndex = Int[Array, ""]
 """Number of updates made before this one. It is the loop's, not the state's: all members of a run share it."""
 
 
-def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Any]:
+def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Tree]:
     """A stage that takes the state as it is and computes nothing for the rows."""
     return state, ()
 
@@ -140,7 +154,7 @@ class Stage(Generic[State]):
     """Its share of the run's updates, in proportion to the other stages' shares."""
     batch: Callable[[Dataset, Key], Batch]
     update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
-    begin: Callable[[State, Dataset, Key], tuple[State, Any]] = begin_as_it_is
+    begin: Callable[[State, Dataset, Key], tuple[State, Tree]] = begin_as_it_is
     keep: bool = False
     """Whether the labels are saved with a checkpoint. Without, a resumed run has `begin` make them again from the state
     as it is by then: right only where they depend on nothing that the stage moves."""
@@ -174,20 +188,30 @@ class Metric(NamedTuple):
     """The config field that bounds it from above, drawn beside it."""
 
 
-ConfigT = TypeVar("ConfigT")
+class Configuration(Protocol):
+    """A dataclass: a method's `Config`, whichever it is."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+ConfigT = TypeVar("ConfigT", bound=Configuration)
 
 
 class Method(Protocol[ConfigT]):
     """What each module of `diffcps.algorithms` is."""
 
     __name__: str
-    CITATION: str
-    METRICS: Mapping[str, Metric]
-    """Everything that `update` and `diagnose` report, by its name."""
+
+    @property
+    def CITATION(self) -> str: ...  # noqa: N802
+    @property
+    def METRICS(self) -> Mapping[str, Metric]:  # noqa: N802
+        """Everything that `update` and `diagnose` report, by its name."""
+        ...
 
     @property
     def Config(self) -> type[ConfigT]: ...  # noqa: N802
     @property
-    def State(self) -> type[Any]: ...  # noqa: N802
+    def State(self) -> type[Tree]: ...  # noqa: N802
     @property
-    def make(self) -> Callable[[ConfigT, Spec], Algorithm[Any]]: ...
+    def make(self) -> Callable[[ConfigT, Spec], Algorithm[Tree]]: ...

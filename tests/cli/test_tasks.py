@@ -13,7 +13,7 @@ import pytest
 
 from diffcps.cli.main import main
 from diffcps.data import load_dataset
-from diffcps.data.formats import sha256_of_file
+from diffcps.data.hashes import sha256_of_file
 from diffcps.tasks.catalogue import catalogue, find_task
 
 ROWS = 40
@@ -50,7 +50,7 @@ def published(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def no_updates(monkeypatch):
     """Runs are resolved, checked, and written down, and make neither an update nor a picture."""
-    monkeypatch.setattr("diffcps.run.train.fit", lambda *arguments: None)
+    monkeypatch.setattr("diffcps.run.train._fit", lambda *arguments: None)
     monkeypatch.setattr("diffcps.run.curves.save_curves", lambda *arguments: None)
 
 

@@ -29,7 +29,7 @@ def test_standardise():
 
 
 def test_reward_transforms_of_a_file(rows, write_hdf5):
-    # Kept rewards 1, 2, 3 | 4, 5 | 7 (see test_formats): returns 6, 9, 7; mean 22 / 6.
+    # Kept rewards 1, 2, 3 | 4, 5 | 7 (see test_readers): returns 6, 9, 7; mean 22 / 6.
     path = write_hdf5(rows)
     reward = np.array([1, 2, 3, 4, 5, 7])
     expected = {

@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from diffcps.data.trifinger import EPISODE_LENGTH, TORQUE, observation_box
+from diffcps.data.readers.trifinger import TORQUE, observation_box
 from diffcps.envs.make import environment_spec, make_environment
 from diffcps.evaluation.rollout import roll_out
 from diffcps.types import UserError
@@ -30,7 +30,7 @@ def test_spaces_are_those_that_the_reader_states(task):
     pytest.importorskip("trifinger_rl_datasets")
     spec = environment_spec(TASKS[task])
     low, high = observation_box(task)
-    assert (spec.observation_size, spec.action_size, spec.max_steps) == (len(low), 9, EPISODE_LENGTH[task])
+    assert (spec.observation_size, spec.action_size, spec.max_steps) == (len(low), 9, {"push": 750, "lift": 1500}[task])
     np.testing.assert_array_equal(spec.action_high, np.full(9, TORQUE, np.float32))
     np.testing.assert_array_equal(spec.action_low, np.full(9, -TORQUE, np.float32))
     with closing(make_environment(TASKS[task])) as environment:

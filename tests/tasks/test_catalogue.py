@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from diffcps.data.load import MINARI_ID
-from diffcps.envs.make import reference_scores
 from diffcps.presets import PRESETS
 from diffcps.tasks.catalogue import COLLECTED, catalogue, data_file, find_task, state_of, where_from
 from diffcps.tasks.table import task_tables
@@ -55,13 +54,6 @@ def test_addresses_are_those_of_the_benchmarks():
     assert find_task("antmaze-umaze-v0").url == f"{rail}ant_maze_new/{umaze}.hdf5"
     assert find_task("antmaze-umaze-v2").url == f"{rail}ant_maze_v2/{umaze}_fixed.hdf5"
     assert find_task("antmaze-large-explore-singletask-v0").url.endswith("/ogbench/antmaze-large-explore-v0.npz")
-
-
-def test_reference_scores_are_those_of_the_environments():
-    for task in catalogue().values():
-        if task.family == "gym":
-            name = task.environment.removeprefix("diffcps/")
-            assert (task.reference_min, task.reference_max) == reference_scores(name)
 
 
 def test_every_preset_is_known_and_used():

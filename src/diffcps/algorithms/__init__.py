@@ -1,18 +1,17 @@
-"""One file per method. Each has `Config`, `State`, `make(config, spec) -> Algorithm` and `CITATION`."""
+"""One file per method. Each has `Config`, `State`, `make(config, spec) -> Algorithm`, `CITATION` and `METRICS`."""
 
-from types import ModuleType
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, cast
 
-from diffcps.algorithms import awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
+from diffcps.types import Method
 
-ALGORITHMS: dict[str, ModuleType] = {
-    "diffcps": diffcps,
-    "diffusion_ql": diffusion_ql,
-    "diffusion_bc": diffusion_bc,
-    "bc": bc,
-    "td3_bc": td3_bc,
-    "bcq": bcq,
-    "bear": bear,
-    "awr": awr,
-    "sfbc": sfbc,
-}
+
+def methods() -> dict[str, Method[Any]]:
+    """The modules of this package, by name. That each is a `Method` is checked by the table of the contract test."""
+    names = (module.name for module in iter_modules(__path__))
+    return {name: cast(Method[Any], import_module(f"{__name__}.{name}")) for name in names}
+
+
+ALGORITHMS = methods()
 """What a person may name on the command line."""

@@ -19,14 +19,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffcps.networks.gaussian import Gaussian
 from diffcps.networks.mlp import MLP
-from diffcps.optim import Trained, descend, momentum_sgd, start
-from diffcps.rl.replay import draw_rows
+from diffcps.optim import Trained, minimise, momentum_sgd, start
+from diffcps.policies import gaussian
+from diffcps.policies.gaussian import negative_log_likelihood
+from diffcps.rl.replay import Labelled, sample_labelled, transitions
 from diffcps.rl.returns import lambda_returns
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex, UserError
+from diffcps.types import Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, UserError
 
 CITATION = """@misc{peng2019awr,
   title = {Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
@@ -86,12 +88,49 @@ class State(NamedTuple):
     """V(s) / v: values as the network predicts them, about one in size."""
 
 
-class Rows(NamedTuple):
-    """What one update reads: `target` is the return G in a stage of the value, the advantage in one of the policy."""
+def value(critic: MLP, observation: Float[Array, "*b obs"], scale: Real) -> Float[Array, "*b"]:
+    """V(s), in the units of the rewards; the network predicts V(s) / v."""
+    return scale * critic(observation)[..., 0]
 
-    observation: Float[Array, "b obs"]
-    action: Float[Array, "b act"]
-    target: Float[Array, " b"]
+
+def values(critic: MLP, observation: Float[Array, "n obs"], scale: Real) -> Float[Array, " n"]:
+    """V(s) of a whole dataset."""
+    return jax.lax.map(lambda observation: value(critic, observation, scale), observation, batch_size=CHUNK)
+
+
+def returns(critic: MLP, dataset: Dataset, scale: Real, config: Config) -> Float[Array, " n"]:
+    """G of every row, by TD(lambda)."""
+    next_value = values(critic, dataset.next_observation, scale)
+    return lambda_returns(dataset, next_value, config.discount, config.trace)
+
+
+def advantages(critic: MLP, dataset: Dataset, scale: Real, config: Config) -> Float[Array, " n"]:
+    """A = G - V(s) of every row, with mean 0 and standard deviation 1 over the dataset."""
+    advantage = returns(critic, dataset, scale, config) - values(critic, dataset.observation, scale)
+    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-5)
+
+
+def value_loss(critic: MLP, batch: Labelled, scale: Real) -> Scalar:
+    """1/2 E[((G - V(s)) / v)^2]."""
+    return 0.5 * jnp.mean(jnp.square((batch.target - value(critic, batch.observation, scale)) / scale))
+
+
+def weights(advantage: Float[Array, " b"], temperature: Real, max_weight: Real) -> Float[Array, " b"]:
+    """min(exp(A / beta), w_max)."""
+    return jnp.minimum(jnp.exp(advantage / temperature), max_weight)
+
+
+def bound_loss(mean: Float[Array, "b act"]) -> Scalar:
+    """1/2 E sum_i (distance of the mean from [-1, 1] in dimension i)^2."""
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(mean - jnp.clip(mean, -1.0, 1.0)), axis=-1))
+
+
+def policy_loss(policy: Gaussian, batch: Labelled, config: Config) -> tuple[Scalar, Scalar]:
+    """-E[min(exp(A / beta), w_max) log pi_theta(a | s)] + the penalty on means outside the box; and the mean weight."""
+    weight = weights(batch.target, config.temperature, config.max_weight)
+    bound = bound_loss(policy.mean(batch.observation))
+    loss = -jnp.mean(weight * policy.log_prob(batch.observation, batch.action)) + config.bound_weight * bound
+    return loss, jnp.mean(weight)
 
 
 def make(config: Config, spec: Spec) -> Algorithm[State]:
@@ -101,90 +140,58 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
             f"discount is {config.discount:g}: AWR needs one below 1, as values are in units of 1 / (1 - gamma)"
         )
     scale = 1.0 / (1.0 - config.discount)
-    hidden = (config.width, config.second_width)
+    batch = partial(sample_labelled, batch_size=config.batch_size)
     actor_optimiser = momentum_sgd(config.actor_learning_rate, config.momentum)
     critic_optimiser = momentum_sgd(config.critic_learning_rate, config.momentum)
 
     def init(key: Key) -> State:
         key_actor, key_critic = jax.random.split(key)
+        hidden = (config.width, config.second_width)
         return State(
             actor=start(actor_optimiser, Gaussian(spec, hidden, key_actor, std=config.std)),
             critic=start(critic_optimiser, MLP((spec.observation_size, *hidden, 1), key_critic, jax.nn.relu)),
         )
 
-    def value(critic: MLP, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
-        """V(s), in the units of the rewards."""
-        return scale * critic(observation)[..., 0]
-
-    def returns(critic: MLP, dataset: Dataset) -> Float[Array, " n"]:
-        """G of every row, by TD(lambda)."""
-        next_value = jax.lax.map(partial(value, critic), dataset.next_observation, batch_size=CHUNK)
-        return lambda_returns(dataset, next_value, config.discount, config.trace)
-
-    def advantages(critic: MLP, dataset: Dataset) -> Float[Array, " n"]:
-        """A = G - V(s) of every row, with mean 0 and standard deviation 1 over the dataset."""
-        advantage = returns(critic, dataset) - jax.lax.map(
-            partial(value, critic), dataset.observation, batch_size=CHUNK
-        )
-        return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-5)
-
-    def batch(dataset: Dataset, key: Key) -> Rows:
-        rows = draw_rows(dataset, key, config.batch_size)
-        return Rows(rows.observation, rows.action, rows.labels)
-
     # --- the value ---
 
-    def begin_critic(state: State, dataset: Dataset, key: Key):
-        return state, returns(state.critic.model, dataset)
+    def begin_critic(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
+        return state, returns(state.critic.model, dataset, scale, config)
 
-    def critic_loss(critic: MLP, batch: Rows) -> Scalar:
-        """1/2 E[((G - V(s)) / v)^2]."""
-        return 0.5 * jnp.mean(jnp.square((batch.target - value(critic, batch.observation)) / scale))
-
-    def update_critic(state: State, batch: Rows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        loss, gradient = jax.value_and_grad(critic_loss)(state.critic.model, batch)
-        critic, norm = descend(critic_optimiser, state.critic, gradient)
+    def update_critic(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        critic, loss, _, norm = minimise(critic_optimiser, state.critic, value_loss, batch, scale)
         metrics = {"critic/loss": loss, "critic/return": jnp.mean(batch.target), "critic/grad_norm": norm}
         return state._replace(critic=critic), metrics
 
     # --- the policy ---
 
-    def begin_actor(state: State, dataset: Dataset, key: Key):
-        return state, advantages(state.critic.model, dataset)
+    def begin_actor(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
+        return state, advantages(state.critic.model, dataset, scale, config)
 
-    def weights(advantage: Float[Array, " b"]) -> Float[Array, " b"]:
-        """min(exp(A / beta), w_max)."""
-        return jnp.minimum(jnp.exp(advantage / config.temperature), config.max_weight)
-
-    def bound_loss(mean: Float[Array, "b act"]) -> Scalar:
-        """1/2 E sum_i (distance of the mean from [-1, 1] in dimension i)^2."""
-        return 0.5 * jnp.mean(jnp.sum(jnp.square(mean - jnp.clip(mean, -1.0, 1.0)), axis=-1))
-
-    def actor_loss(actor: Gaussian, batch: Rows) -> Scalar:
-        log_prob = actor.log_prob(batch.observation, batch.action)
-        bound = bound_loss(actor.mean(batch.observation))
-        return -jnp.mean(weights(batch.target) * log_prob) + config.bound_weight * bound
-
-    def update_actor(state: State, batch: Rows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        loss, gradient = jax.value_and_grad(actor_loss)(state.actor.model, batch)
-        actor, norm = descend(actor_optimiser, state.actor, gradient)
-        metrics = {"actor/loss": loss, "actor/weight": jnp.mean(weights(batch.target)), "actor/grad_norm": norm}
-        return state._replace(actor=actor), metrics
+    def update_actor(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        actor, loss, weight, norm = minimise(actor_optimiser, state.actor, policy_loss, batch, config)
+        return state._replace(actor=actor), {"actor/loss": loss, "actor/weight": weight, "actor/grad_norm": norm}
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
-        actor = state.actor.model
-        action = actor.sample(observation, key) if config.stochastic else actor.mean(observation)
-        return jnp.clip(action, -1.0, 1.0)
+        return gaussian.act(state.actor.model, observation, config.stochastic, key)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
-        negative_log_likelihood = -jnp.mean(state.actor.model.log_prob(rows.observation, rows.action))
-        return {
-            "actor/nll": negative_log_likelihood,
-            "critic/value": jnp.mean(value(state.critic.model, rows.observation)),
-            "selection/loss": negative_log_likelihood,
-        }
+        nll = negative_log_likelihood(state.actor.model, transitions(rows))
+        mean_value = jnp.mean(value(state.critic.model, rows.observation, scale))
+        return {"actor/nll": nll, "critic/value": mean_value, "selection/loss": nll}
 
-    critic_stage = Stage(config.critic_share, begin_critic, batch, update_critic)
-    actor_stage = Stage(config.actor_share, begin_actor, batch, update_actor)
-    stages = (critic_stage, actor_stage) * config.iterations
-    return Algorithm(init, batch, update_actor, act, diagnose, stages)
+    critic_stage = Stage(config.critic_share, batch, update_critic, begin_critic, keep=True)
+    actor_stage = Stage(config.actor_share, batch, update_actor, begin_actor, keep=True)
+    return Algorithm(init, (critic_stage, actor_stage) * config.iterations, act, diagnose)
+
+
+METRICS = {
+    "actor/weight": Metric("Mean weight of the logged actions", "weight"),
+    "actor/loss": Metric("Weighted negative log-likelihood", "policy loss"),
+    "critic/loss": Metric("Value loss, in units of $1 / (1 - γ)$", "value loss", "log"),
+    "critic/return": Metric("Mean return of the batch", "return"),
+    "critic/value": Metric("Mean value of the data's observations"),
+    "critic/grad_norm": Metric("Norm of the value's gradient", scale="log"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", scale="log"),
+    "actor/nll": Metric("Negative log-likelihood of the data's actions"),
+    "selection/loss": Metric("Negative log-likelihood of the data's actions"),
+}

@@ -11,16 +11,17 @@ Where this differs from CORL's program: docs/algorithms/bc.md, "Deviations".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffcps.networks.gaussian import Deterministic, Gaussian
-from diffcps.optim import Trained, clipped_adam, descend, start
+from diffcps.optim import Trained, clipped_adam, minimise, start
+from diffcps.policies import gaussian
+from diffcps.policies.gaussian import negative_log_likelihood, squared_error
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
 CITATION = """@inproceedings{pomerleau1988alvinn,
   title = {{ALVINN}: An Autonomous Land Vehicle in a Neural Network},
@@ -42,7 +43,7 @@ class Config:
     """Adam's rate (CORL)."""
     max_grad_norm: Real = float("inf")
     """Global norm to which the gradient is clipped; inf: no clipping (CORL)."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which the rate falls to zero along a cosine; 0 keeps it constant (CORL)."""
     batch_size: int = 256
     """Transitions per update (CORL)."""
@@ -58,47 +59,41 @@ class State(NamedTuple):
     actor: Trained[Deterministic | Gaussian]
 
 
-def squared_error_loss(policy: Deterministic, batch: Transition) -> Scalar:
-    """mean (a_theta(s) - a)^2 over the batch and the dimensions of the action."""
-    return jnp.mean(jnp.square(policy(batch.observation) - batch.action))
-
-
-def likelihood_loss(policy: Gaussian, batch: Transition) -> Scalar:
-    """-mean log N(a; mu_theta(s), diag(sigma^2)) over the batch."""
-    return -jnp.mean(policy.log_prob(batch.observation, batch.action))
+def bc_loss(policy: Deterministic | Gaussian, batch: Transition) -> Scalar:
+    """mean (a_theta(s) - a)^2, or -E[log N(a; mu_theta(s), diag(sigma^2))]."""
+    if isinstance(policy, Gaussian):
+        return negative_log_likelihood(policy, batch)
+    return squared_error(policy, batch)
 
 
 def make(config: Config, spec: Spec) -> Algorithm[State]:
     """Behaviour cloning for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    batch = partial(sample_transitions, batch_size=config.batch_size)
     optimiser = clipped_adam(config.learning_rate, config.max_grad_norm, config.decay_updates)
-    hidden = (config.width,) * config.depth
+    network = Gaussian if config.policy == "gaussian" else Deterministic
 
     def init(key: Key) -> State:
-        network = Gaussian if config.policy == "gaussian" else Deterministic
-        return State(start(optimiser, network(spec, hidden, key)))
+        return State(start(optimiser, network(spec, (config.width,) * config.depth, key)))
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def bc_loss(policy: Deterministic | Gaussian, batch: Transition) -> Scalar:
-        if isinstance(policy, Gaussian):
-            return likelihood_loss(policy, batch)
-        return squared_error_loss(policy, batch)
-
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        loss, gradient = jax.value_and_grad(bc_loss)(state.actor.model, batch)
-        actor, norm = descend(optimiser, state.actor, gradient)
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        actor, loss, _, norm = minimise(optimiser, state.actor, bc_loss, batch)
         return State(actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         policy = state.actor.model
         if isinstance(policy, Deterministic):
             return policy(observation)
-        action = policy.sample(observation, key) if config.stochastic else policy.mean(observation)
-        return jnp.clip(action, -1.0, 1.0)
+        return gaussian.act(policy, observation, config.stochastic, key)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         loss = bc_loss(state.actor.model, transitions(rows))
         return {"actor/bc_loss": loss, "selection/loss": loss}
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    "actor/bc_loss": Metric("Cloning loss (squared error, or negative log-likelihood)", "loss"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", "gradient", "log"),
+    "selection/loss": Metric("Cloning loss (squared error, or negative log-likelihood)"),
+}

@@ -13,22 +13,24 @@ Where this differs from the authors' program: docs/algorithms/bcq.md, "Deviation
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.mlp import MLP
-from diffcps.networks.vae import VAE
-from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
-from diffcps.rl.bellman import clipped_double_q_target, td_loss
-from diffcps.rl.divergence import vae_loss
-from diffcps.rl.improvement import choose_candidate
+from diffcps.networks.vae import LATENT_SIZES, VAE, draw_latent
+from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
+from diffcps.policies.vae import VAE_METRICS, auto_encoding_loss
+from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, soft_clipped_target
+from diffcps.rl.improvement import choose_candidate, repeated
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
 CITATION = """@inproceedings{fujimoto2019bcq,
   title = {Off-Policy Deep Reinforcement Learning without Exploration},
@@ -66,7 +68,7 @@ class Config:
     """Adam's rate for the perturbation network."""
     max_grad_norm: Real = float("inf")
     """Global norm to which each of the three gradients is clipped; inf: no clipping (authors' program)."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which all three rates fall to zero along a cosine; 0 keeps them constant."""
     batch_size: int = 100
     """Transitions per update."""
@@ -90,9 +92,58 @@ class State(NamedTuple):
     target_actor: MLP
 
 
-def make(config: Config, spec: Spec) -> Algorithm[State]:
+class Draws(NamedTuple):
+    """All randomness of one update."""
+
+    noise: Float[Array, "b latent"]
+    """Of the latents from which the VAE reconstructs the data's actions."""
+    next_latent: Float[Array, "b k latent"]
+    """Latents of u_i at s'."""
+    latent: Float[Array, "b latent"]
+    """Latents of u at s."""
+
+
+def draw(config: Config, batch: Transition, key: Key) -> Draws:
+    """The random numbers of one update."""
+    key_vae, key_target, key_actor = jax.random.split(key, 3)
+    size, action_size = batch.action.shape
+    noise = jax.random.normal(key_vae, (size, LATENT_SIZES * action_size))
+    next_latent = draw_latent(key_target, (size, config.backup_actions), action_size, config.latent_bound)
+    return Draws(noise, next_latent, draw_latent(key_actor, (size,), action_size, config.latent_bound))
+
+
+def perturbed_action(
+    vae: VAE,
+    actor: MLP,
+    observation: Float[Array, "*b obs"],
+    latent: Float[Array, "*b latent"],
+    max_perturbation: Real,
+) -> Float[Array, "*b act"]:
+    """u + xi_theta(s, u), u decoded by the VAE, clipped to the action box."""
+    action = vae.decode(observation, latent)
+    step = max_perturbation * jnp.tanh(actor(jnp.concatenate([observation, action], axis=-1)))
+    return jnp.clip(action + step, -1.0, 1.0)
+
+
+def critic_target(
+    vae: VAE, actor: MLP, critic: Critic, batch: Transition, draws: Draws, config: Config
+) -> Float[Array, " b"]:
+    """y: target critics and target perturbation, but the VAE itself."""
+    observation = repeated(batch.next_observation, config.backup_actions)
+    action = perturbed_action(vae, actor, observation, draws.next_latent, config.max_perturbation)
+    q_next = critic(observation, action)
+    return soft_clipped_target(batch.reward, batch.terminal, q_next, config.min_weight, config.discount)
+
+
+def perturbation_loss(actor: MLP, vae: VAE, critic: Critic, batch: Transition, draws: Draws, config: Config) -> Scalar:
+    """-E[Q_1(s, u + xi_theta(s, u))]."""
+    action = perturbed_action(vae, actor, batch.observation, draws.latent, config.max_perturbation)
+    return -jnp.mean(critic.first(batch.observation, action))
+
+
+def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
     """BCQ for the given sizes. Real-valued fields of `config` may be traced arrays."""
-    hidden = (config.width, config.second_width)
+    batch = partial(sample_transitions, batch_size=config.batch_size)
     vae_optimiser, critic_optimiser, actor_optimiser = (
         clipped_adam(rate, config.max_grad_norm, config.decay_updates)
         for rate in (config.vae_learning_rate, config.critic_learning_rate, config.actor_learning_rate)
@@ -100,6 +151,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
 
     def init(key: Key) -> State:
         key_vae, key_critic, key_actor = jax.random.split(key, 3)
+        hidden = (config.width, config.second_width)
         critic = Critic(spec, hidden, key_critic, jax.nn.relu)
         actor = MLP((spec.observation_size + spec.action_size, *hidden, spec.action_size), key_actor, jax.nn.relu)
         return State(
@@ -110,112 +162,63 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
             target_actor=actor,
         )
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def auto_encoding_loss(vae: VAE, batch: Transition, key: Key):
-        """Reconstruction of the data's actions, and KL."""
-        mean, log_std = vae.encode(batch.observation, batch.action)
-        latent = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-        reconstruction = vae.decode(batch.observation, latent)
-        loss, squared_error, kl = vae_loss(reconstruction, batch.action, mean, log_std, config.kl_weight)
-        return loss, (squared_error, kl)
-
-    def perturb(actor: MLP, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]):
-        """u + xi(s, u), clipped to the action box."""
-        step = config.max_perturbation * jnp.tanh(actor(jnp.concatenate([observation, action], axis=-1)))
-        return jnp.clip(action + step, -1.0, 1.0)
-
-    def sample_actions(vae: VAE, actor: MLP, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
-        """One perturbed action of the VAE for each observation."""
-        latent = vae.draw_latent(key, observation.shape[:-1], config.latent_bound)
-        return perturb(actor, observation, vae.decode(observation, latent))
-
-    def repeated(observation: Float[Array, "*b obs"], times: int) -> Float[Array, "*b times obs"]:
-        return jnp.repeat(observation[..., None, :], times, axis=-2)
-
-    def first_q(critic: Critic, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]):
-        """Q_1(s, a), without evaluating Q_2."""
-        first, _ = critic.pair(jnp.asarray(True))
-        return first(observation, action)
-
-    def critic_target(state: State, batch: Transition, key: Key) -> Float[Array, " b"]:
-        """y: target critics and target perturbation, but the VAE itself."""
-        observation = repeated(batch.next_observation, config.backup_actions)
-        action = sample_actions(state.vae.model, state.target_actor, observation, key)
-        q = state.target_critic(observation, action)
-        soft = config.min_weight * jnp.min(q, axis=0) + (1.0 - config.min_weight) * jnp.max(q, axis=0)
-        best = jnp.max(soft, axis=-1)[None]  # an ensemble of one: the minimum is taken already
-        return clipped_double_q_target(batch.reward, batch.terminal, best, config.discount)
-
-    def actor_loss(actor: MLP, state: State, batch: Transition, key: Key) -> Scalar:
-        """-E[Q_1(s, u + xi(s, u))]."""
-        action = sample_actions(state.vae.model, actor, batch.observation, key)
-        return -jnp.mean(first_q(state.critic.model, batch.observation, action))
-
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        key_vae, key_target, key_actor = jax.random.split(key, 3)
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw(config, batch, key)
 
         # --- VAE ---
-        (loss_vae, (squared_error, kl)), gradient = jax.value_and_grad(auto_encoding_loss, has_aux=True)(
-            state.vae.model, batch, key_vae
+        vae, loss, (squared_error, kl), norm = minimise(
+            vae_optimiser, state.vae, auto_encoding_loss, batch, draws.noise, config.kl_weight
         )
-        vae, vae_norm = descend(vae_optimiser, state.vae, gradient)
-        state = state._replace(vae=vae)
+        metrics = {"vae/loss": loss, "vae/squared_error": squared_error, "vae/kl": kl, "vae/grad_norm": norm}
 
         # --- critics ---
-        target = critic_target(state, batch, key_target)
-
-        def critic_loss(critic: Critic):
-            q = critic(batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic.model)
-        critic, critic_norm = descend(critic_optimiser, state.critic, gradient)
-        state = state._replace(critic=critic)
+        target = critic_target(vae.model, state.target_actor, state.target_critic, batch, draws, config)
+        critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
+        metrics |= {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
 
         # --- perturbation ---
-        loss_actor, gradient = jax.value_and_grad(actor_loss)(state.actor.model, state, batch, key_actor)
-        actor, actor_norm = descend(actor_optimiser, state.actor, gradient)
-        state = state._replace(actor=actor)
+        actor, loss, _, norm = minimise(
+            actor_optimiser, state.actor, perturbation_loss, vae.model, critic.model, batch, draws, config
+        )
+        metrics |= {"actor/loss": loss, "actor/grad_norm": norm}
 
         # --- target networks ---
-        target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
-        target_actor = moving_average(state.target_actor, state.actor.model, config.target_rate)
-        state = state._replace(target_critic=target_critic, target_actor=target_actor)
-
-        return state, {
-            "vae/loss": loss_vae,
-            "vae/squared_error": squared_error,
-            "vae/kl": kl,
-            "vae/grad_norm": vae_norm,
-            "critic/loss": loss,
-            "critic/q": jnp.mean(q),
-            "critic/grad_norm": critic_norm,
-            "actor/loss": loss_actor,
-            "actor/grad_norm": actor_norm,
-        }
+        target_critic = moving_average(state.target_critic, critic.model, config.target_rate)
+        target_actor = moving_average(state.target_actor, actor.model, config.target_rate)
+        return State(vae, critic, target_critic, actor, target_actor), metrics
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         key_latent, key_choice = jax.random.split(key)
         observation = repeated(observation, config.num_candidates)
-        action = sample_actions(state.vae.model, state.actor.model, observation, key_latent)
-        q = first_q(state.critic.model, observation, action)
+        latent = draw_latent(key_latent, observation.shape[:-1], spec.action_size, config.latent_bound)
+        action = perturbed_action(state.vae.model, state.actor.model, observation, latent, config.max_perturbation)
+        q = state.critic.model.first(observation, action)
         return choose_candidate(action, q, "argmax_q", 1.0, key_choice)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
-        key_vae, key_target, key_actor = jax.random.split(key, 3)
         batch = transitions(rows)
-        q = state.critic.model(batch.observation, batch.action)
-        loss_vae, (squared_error, kl) = auto_encoding_loss(state.vae.model, batch, key_vae)
+        draws = draw(config, batch, key)
+        vae, critic = state.vae.model, state.critic.model
+        vae_loss, (squared_error, kl) = auto_encoding_loss(vae, batch, draws.noise, config.kl_weight)
+        target = critic_target(vae, state.target_actor, state.target_critic, batch, draws, config)
+        loss, q = critic_loss(critic, batch, target)
         return {
-            "vae/loss": loss_vae,
+            "vae/loss": vae_loss,
             "vae/squared_error": squared_error,
             "vae/kl": kl,
-            "critic/td_error": td_loss(q, critic_target(state, batch, key_target)) / q.shape[0],
+            "critic/td_error": loss / q.shape[0],
             "critic/q": jnp.mean(q),
-            "actor/loss": actor_loss(state.actor.model, state, batch, key_actor),
-            "selection/loss": loss_vae,
+            "actor/loss": perturbation_loss(state.actor.model, vae, critic, batch, draws, config),
+            "selection/loss": vae_loss,
         }
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    **VAE_METRICS,
+    **CRITIC_METRICS,
+    "actor/loss": Metric("Loss of the perturbation, -Q of its actions", "-Q(ξ)"),
+    "actor/grad_norm": Metric("Norm of the perturbation's gradient", scale="log"),
+    "selection/loss": Metric("VAE loss", scale="log"),
+}

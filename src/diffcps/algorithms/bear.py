@@ -15,24 +15,26 @@ Where this differs from the authors' programs: docs/algorithms/bear.md, "Deviati
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.squashed import SquashedGaussian
-from diffcps.networks.vae import VAE
-from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
-from diffcps.rl.bellman import clipped_double_q_target, td_loss
-from diffcps.rl.divergence import Kernel, mmd, vae_loss
+from diffcps.networks.vae import LATENT_SIZES, VAE, draw_latent
+from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
+from diffcps.policies.vae import VAE_METRICS, auto_encoding_loss
+from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, soft_clipped_target
+from diffcps.rl.divergence import Kernel, mmd
 from diffcps.rl.dual import dual_loss, lagrangian
-from diffcps.rl.improvement import choose_candidate
+from diffcps.rl.improvement import choose_candidate, repeated
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
 CITATION = """@inproceedings{kumar2019bear,
   title = {Stabilizing Off-Policy Q-Learning via Bootstrapping Error Reduction},
@@ -56,7 +58,7 @@ class Config:
     """Width sigma of the kernel, exp(-distance / (2 sigma)) (original program: 10 laplacian or 20 gaussian)."""
     mmd_samples: int = 4
     """N: actions of the policy, and of the VAE, for each state (original program: 5)."""
-    warm_up_updates: int = 40_000
+    warm_up_updates: Count = 40_000
     """First updates, in which the policy descends the MMD alone (original program: 20 rounds between evaluations)."""
     multiplier_init: Real = 1.0
     """Initial multiplier alpha (original program: the exponential of a standard normal number)."""
@@ -86,7 +88,7 @@ class Config:
     """Adam's rate for log alpha."""
     max_grad_norm: Real = float("inf")
     """Global norm to which each of the four gradients is clipped; inf: no clipping (both programs)."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which all four rates fall to zero along a cosine; 0 keeps them constant."""
     batch_size: int = 256
     """Transitions per update (original program: 100)."""
@@ -110,26 +112,89 @@ class State(NamedTuple):
     multiplier: Trained[Scalar]
 
 
-def make(config: Config, spec: Spec) -> Algorithm[State]:
-    """BEAR for the given sizes. Real-valued fields of `config` may be traced arrays."""
-    vae_optimiser, critic_optimiser, actor_optimiser, multiplier_optimiser = (
-        clipped_adam(rate, config.max_grad_norm, config.decay_updates)
-        for rate in (
-            config.vae_learning_rate,
-            config.critic_learning_rate,
-            config.actor_learning_rate,
-            config.multiplier_learning_rate,
-        )
+class Draws(NamedTuple):
+    """All randomness of one update."""
+
+    noise: Float[Array, "b latent"]
+    """Of the latents from which the VAE reconstructs the data's actions."""
+    next_noise: Float[Array, "b k act"]
+    """Of the actions a_i at s'."""
+    policy_noise: Float[Array, "b n act"]
+    """Of the policy's N actions at s."""
+    latent: Float[Array, "b n latent"]
+    """Latents of the VAE's N actions at s."""
+
+
+def draw(config: Config, batch: Transition, key: Key) -> Draws:
+    """The random numbers of one update."""
+    key_vae, key_target, key_actor = jax.random.split(key, 3)
+    key_policy, key_latent = jax.random.split(key_actor)
+    size, action_size = batch.action.shape
+    return Draws(
+        noise=jax.random.normal(key_vae, (size, LATENT_SIZES * action_size)),
+        next_noise=jax.random.normal(key_target, (size, config.backup_actions, action_size)),
+        policy_noise=jax.random.normal(key_policy, (size, config.mmd_samples, action_size)),
+        latent=draw_latent(key_latent, (size, config.mmd_samples), action_size, config.latent_bound),
     )
 
-    def clip_multiplier(log_alpha: Scalar) -> Scalar:
-        return jnp.clip(log_alpha, jnp.log(config.multiplier_min), jnp.log(config.multiplier_max))
+
+def critic_target(
+    policy: SquashedGaussian, critic: Critic, batch: Transition, draws: Draws, config: Config
+) -> Float[Array, " b"]:
+    """y: target critics, but the policy itself."""
+    action = jnp.tanh(policy.pre_tanh(batch.next_observation, draws.next_noise))
+    q_next = critic(repeated(batch.next_observation, config.backup_actions), action)
+    return soft_clipped_target(batch.reward, batch.terminal, q_next, config.min_weight, config.discount)
+
+
+def value_and_divergence(
+    policy: SquashedGaussian, critic: Critic, vae: VAE, batch: Transition, draws: Draws, config: Config
+) -> tuple[Scalar, Scalar]:
+    """E[min_k Q_k(s, a)], a the first of the N actions of the policy, and E[MMD] of all N."""
+    proposed = policy.pre_tanh(batch.observation, draws.policy_noise)
+    logged = vae.decode_pre_tanh(repeated(batch.observation, config.mmd_samples), draws.latent)
+    q = jnp.min(critic(batch.observation, jnp.tanh(proposed[..., 0, :])), axis=0)
+    return jnp.mean(q), jnp.mean(mmd(logged, proposed, config.mmd_kernel, config.mmd_sigma))
+
+
+def policy_loss(
+    policy: SquashedGaussian,
+    critic: Critic,
+    vae: VAE,
+    alpha: Scalar,
+    q_weight: Scalar,
+    batch: Transition,
+    draws: Draws,
+    config: Config,
+) -> tuple[Scalar, tuple[Scalar, Scalar]]:
+    """-E[min_k Q_k] + alpha (E[MMD] - epsilon), the first term times `q_weight`; also E[min_k Q_k] and E[MMD]."""
+    q, divergence = value_and_divergence(policy, critic, vae, batch, draws, config)
+    return lagrangian(-q_weight * q, alpha, divergence, config.mmd_threshold, 0.0), (q, divergence)
+
+
+def multiplier_loss(log_alpha: Scalar, divergence: Scalar, threshold: Real) -> Scalar:
+    """alpha (epsilon - E[MMD]), as a function of log alpha."""
+    return dual_loss(jnp.exp(log_alpha), divergence, threshold)
+
+
+def clipped_multiplier(log_alpha: Scalar, config: Config) -> Scalar:
+    """log alpha within its bounds."""
+    return jnp.clip(log_alpha, jnp.log(config.multiplier_min), jnp.log(config.multiplier_max))
+
+
+def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+    """BEAR for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    batch = partial(sample_transitions, batch_size=config.batch_size)
+    optimiser = partial(clipped_adam, max_grad_norm=config.max_grad_norm, decay_steps=config.decay_updates)
+    vae_optimiser, critic_optimiser = optimiser(config.vae_learning_rate), optimiser(config.critic_learning_rate)
+    actor_optimiser = optimiser(config.actor_learning_rate)
+    multiplier_optimiser = optimiser(config.multiplier_learning_rate)
 
     def init(key: Key) -> State:
         key_vae, key_critic, key_actor = jax.random.split(key, 3)
         critic = Critic(spec, (config.width,) * config.depth, key_critic, jax.nn.relu)
         actor = SquashedGaussian(spec, config.width, config.depth, key_actor)
-        log_alpha = clip_multiplier(jnp.log(jnp.asarray(config.multiplier_init, jnp.float32)))
+        log_alpha = clipped_multiplier(jnp.log(jnp.asarray(config.multiplier_init, jnp.float32)), config)
         return State(
             vae=start(vae_optimiser, VAE(spec, config.vae_width, key_vae)),
             critic=start(critic_optimiser, critic),
@@ -138,130 +203,75 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
             multiplier=start(multiplier_optimiser, log_alpha),
         )
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def auto_encoding_loss(vae: VAE, batch: Transition, key: Key):
-        """Reconstruction of the data's actions, and KL."""
-        mean, log_std = vae.encode(batch.observation, batch.action)
-        latent = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-        reconstruction = vae.decode(batch.observation, latent)
-        loss, squared_error, kl = vae_loss(reconstruction, batch.action, mean, log_std, config.kl_weight)
-        return loss, (squared_error, kl)
-
-    def sample_pre_tanh(
-        actor: SquashedGaussian, observation: Float[Array, "*b obs"], times: int, key: Key
-    ) -> Float[Array, "*b times act"]:
-        """`times` actions of the policy for each observation, before their tanh."""
-        noise = jax.random.normal(key, (*observation.shape[:-1], times, spec.action_size))
-        return actor.pre_tanh(observation, noise)
-
-    def repeated(observation: Float[Array, "*b obs"], times: int) -> Float[Array, "*b times obs"]:
-        return jnp.repeat(observation[..., None, :], times, axis=-2)
-
-    def critic_target(state: State, batch: Transition, key: Key) -> Float[Array, " b"]:
-        """y: target critics, but the policy itself."""
-        action = jnp.tanh(sample_pre_tanh(state.actor.model, batch.next_observation, config.backup_actions, key))
-        q = state.target_critic(repeated(batch.next_observation, config.backup_actions), action)
-        soft = config.min_weight * jnp.min(q, axis=0) + (1.0 - config.min_weight) * jnp.max(q, axis=0)
-        best = jnp.max(soft, axis=-1)[None]  # an ensemble of one: the minimum is taken already
-        return clipped_double_q_target(batch.reward, batch.terminal, best, config.discount)
-
-    def value_and_divergence(actor: SquashedGaussian, state: State, batch: Transition, key: Key):
-        """E[min_k Q_k(s, a)], a the first of the N actions of the policy, and E[MMD] of all N."""
-        key_policy, key_latent = jax.random.split(key)
-        proposed = sample_pre_tanh(actor, batch.observation, config.mmd_samples, key_policy)
-        latent = state.vae.model.draw_latent(key_latent, proposed.shape[:-1], config.latent_bound)
-        logged = state.vae.model.decode_pre_tanh(repeated(batch.observation, config.mmd_samples), latent)
-        q = jnp.min(state.critic.model(batch.observation, jnp.tanh(proposed[..., 0, :])), axis=0)
-        return jnp.mean(q), jnp.mean(mmd(logged, proposed, config.mmd_kernel, config.mmd_sigma))
-
-    def actor_loss(actor: SquashedGaussian, state: State, batch: Transition, key: Key, q_weight: Scalar):
-        """-E[min_k Q_k] + alpha (E[MMD] - epsilon), the first term times `q_weight`."""
-        q, divergence = value_and_divergence(actor, state, batch, key)
-        alpha = jnp.exp(state.multiplier.model)
-        return lagrangian(-q_weight * q, alpha, divergence, config.mmd_threshold, 0.0), (q, divergence)
-
-    def multiplier_loss(log_alpha: Scalar, divergence: Scalar) -> Scalar:
-        """alpha (epsilon - E[MMD]), as a function of log alpha."""
-        return dual_loss(jnp.exp(log_alpha), divergence, config.mmd_threshold)
-
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        key_vae, key_target, key_actor = jax.random.split(key, 3)
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw(config, batch, key)
 
         # --- VAE ---
-        (loss_vae, (squared_error, kl)), gradient = jax.value_and_grad(auto_encoding_loss, has_aux=True)(
-            state.vae.model, batch, key_vae
+        vae, loss, (squared_error, kl), norm = minimise(
+            vae_optimiser, state.vae, auto_encoding_loss, batch, draws.noise, config.kl_weight
         )
-        vae, vae_norm = descend(vae_optimiser, state.vae, gradient)
-        state = state._replace(vae=vae)
+        metrics = {"vae/loss": loss, "vae/squared_error": squared_error, "vae/kl": kl, "vae/grad_norm": norm}
 
         # --- critics ---
-        target = critic_target(state, batch, key_target)
-
-        def critic_loss(critic: Critic):
-            q = critic(batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic.model)
-        critic, critic_norm = descend(critic_optimiser, state.critic, gradient)
-        state = state._replace(critic=critic)
+        target = critic_target(state.actor.model, state.target_critic, batch, draws, config)
+        critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
+        metrics |= {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
 
         # --- policy ---
-        q_weight = jnp.where(index >= config.warm_up_updates, 1.0, 0.0)
-        gradient, (q_policy, divergence) = jax.grad(actor_loss, has_aux=True)(
-            state.actor.model, state, batch, key_actor, q_weight
+        alpha, q_weight = jnp.exp(state.multiplier.model), jnp.where(index >= config.warm_up_updates, 1.0, 0.0)
+        fixed = critic.model, vae.model, alpha, q_weight
+        actor, _, (q, divergence), norm = minimise(
+            actor_optimiser, state.actor, policy_loss, *fixed, batch, draws, config
         )
-        actor, actor_norm = descend(actor_optimiser, state.actor, gradient)
-        state = state._replace(actor=actor)
+        metrics |= {"actor/q": q, "actor/mmd": divergence, "actor/grad_norm": norm}
 
         # --- multiplier ---
-        gradient = jax.grad(multiplier_loss)(state.multiplier.model, divergence)
-        multiplier, _ = descend(multiplier_optimiser, state.multiplier, gradient)
-        multiplier = dataclasses.replace(multiplier, model=clip_multiplier(multiplier.model))
-        state = state._replace(multiplier=multiplier)
+        multiplier, *_ = minimise(
+            multiplier_optimiser, state.multiplier, multiplier_loss, divergence, config.mmd_threshold
+        )
+        multiplier = Trained(clipped_multiplier(multiplier.model, config), multiplier.optimiser_state)
+        metrics |= {"dual/multiplier": jnp.exp(multiplier.model)}
 
         # --- target networks ---
-        target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
-        state = state._replace(target_critic=target_critic)
-
-        return state, {
-            "vae/loss": loss_vae,
-            "vae/squared_error": squared_error,
-            "vae/kl": kl,
-            "vae/grad_norm": vae_norm,
-            "critic/loss": loss,
-            "critic/q": jnp.mean(q),
-            "critic/grad_norm": critic_norm,
-            "actor/q": q_policy,
-            "actor/mmd": divergence,
-            "actor/grad_norm": actor_norm,
-            "dual/multiplier": jnp.exp(state.multiplier.model),
-        }
+        target_critic = moving_average(state.target_critic, critic.model, config.target_rate)
+        return State(vae, critic, target_critic, actor, multiplier), metrics
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         key_noise, key_choice = jax.random.split(key)
-        action = jnp.tanh(sample_pre_tanh(state.actor.model, observation, config.num_candidates, key_noise))
-        first, _ = state.critic.model.pair(jnp.asarray(True))
-        q = first(repeated(observation, config.num_candidates), action)
+        noise = jax.random.normal(key_noise, (*observation.shape[:-1], config.num_candidates, spec.action_size))
+        action = jnp.tanh(state.actor.model.pre_tanh(observation, noise))
+        q = state.critic.model.first(repeated(observation, config.num_candidates), action)
         return choose_candidate(action, q, "argmax_q", 1.0, key_choice)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
-        key_vae, key_target, key_actor = jax.random.split(key, 3)
         batch = transitions(rows)
-        q = state.critic.model(batch.observation, batch.action)
-        loss_vae, (squared_error, kl) = auto_encoding_loss(state.vae.model, batch, key_vae)
-        q_policy, divergence = value_and_divergence(state.actor.model, state, batch, key_actor)
+        draws = draw(config, batch, key)
+        policy, critic, vae = state.actor.model, state.critic.model, state.vae.model
+        vae_loss, (squared_error, kl) = auto_encoding_loss(vae, batch, draws.noise, config.kl_weight)
+        target = critic_target(policy, state.target_critic, batch, draws, config)
+        loss, q = critic_loss(critic, batch, target)
+        policy_q, divergence = value_and_divergence(policy, critic, vae, batch, draws, config)
         return {
-            "vae/loss": loss_vae,
+            "vae/loss": vae_loss,
             "vae/squared_error": squared_error,
             "vae/kl": kl,
-            "critic/td_error": td_loss(q, critic_target(state, batch, key_target)) / q.shape[0],
+            "critic/td_error": loss / q.shape[0],
             "critic/q": jnp.mean(q),
-            "actor/q": q_policy,
+            "actor/q": policy_q,
             "actor/mmd": divergence,
             "dual/multiplier": jnp.exp(state.multiplier.model),
             "selection/loss": divergence,
         }
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    "actor/mmd": Metric("MMD between policy and VAE", "MMD", "log", bound="mmd_threshold"),
+    "dual/multiplier": Metric("Lagrange multiplier α", "α", "log"),
+    **CRITIC_METRICS,
+    **VAE_METRICS,
+    "actor/q": Metric("Q of the policy's actions"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", scale="log"),
+    "selection/loss": Metric("MMD between policy and VAE", scale="log"),
+}

@@ -17,25 +17,24 @@ Where this differs from the paper's text: docs/algorithms/diffcps.md, "Deviation
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.loss import denoising_loss
-from diffcps.diffusion.sampler import draw_noise, sample_ancestral
 from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
 from diffcps.networks.denoiser import Denoiser
-from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
-from diffcps.rl.bellman import clipped_double_q_target, max_over_candidates, td_loss
+from diffcps.optim import Trained, clipped_adam, minimise, moving_average, moving_average_when, start
+from diffcps.policies.diffusion import DrawFunction, Draws, act_by_q, bc_loss, draw, next_q, sample_action
+from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.dual import dual_loss, lagrangian
-from diffcps.rl.improvement import ActionChoice, choose_candidate, normalised_q_loss
+from diffcps.rl.improvement import ActionChoice, normalised_q_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
 CITATION = """@misc{he2023diffcps,
   title = {DiffCPS: Diffusion-based Constrained Policy Search for Offline Reinforcement Learning},
@@ -78,7 +77,7 @@ class Config:
     """Rate at which the target policy follows the policy, every `ema_every` updates (authors' program: 1 - 0.995)."""
     ema_every: int = 5
     """Updates between two moves of the target policy (authors' program)."""
-    ema_start: int = 1000
+    ema_start: Count = 1000
     """First update at which the target policy moves; before it stays the initial network (authors' program)."""
     actor_learning_rate: Real = 3e-4
     """Adam's rate for the policy (Table 4)."""
@@ -88,7 +87,7 @@ class Config:
     """Adam's rate eta for lambda (authors' program)."""
     max_grad_norm: Real = 9.0
     """Global norm to which each of the three gradients is clipped (authors' program, per task); inf: no clipping."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which all three rates fall to zero along a cosine; 0 keeps them constant."""
     batch_size: int = 256
     """Transitions per update."""
@@ -119,41 +118,41 @@ class State(NamedTuple):
     """Stored as the optimiser leaves it; clamped to [multiplier_min, multiplier_max] where it is used."""
 
 
-class Draws(NamedTuple):
-    """All randomness of one update, drawn at its start, so that a test can put recorded numbers in its place."""
-
-    next_noise: Float[Array, "steps b *k act"]
-    """Reverse chain of a' ~ mu_theta'(. | s')."""
-    t: Int[Array, " b"]
-    """Diffusion steps in the denoising loss, uniform on 0..T-1."""
-    eps: Float[Array, "b act"]
-    """Noise in the denoising loss."""
-    noise: Float[Array, "steps b act"]
-    """Reverse chain of a ~ mu_theta(. | s)."""
-    maximise_first: Bool[Array, ""]
-    """The coin: which Q is maximised; the other one divides."""
+def critic_target(
+    policy: Denoiser, critic: Critic, schedule: Schedule, batch: Transition, draws: Draws, config: Config
+) -> Float[Array, " b"]:
+    """y = r + gamma (1 - d) min_k Q_phi'_k(s', a'), a' ~ mu_theta'(. | s') (algorithm 1, lines 6-7)."""
+    q_next = next_q(policy, critic, schedule, batch.next_observation, draws.next_noise)
+    return clipped_double_q_target(batch.reward, batch.terminal, q_next, config.discount)
 
 
-DrawFunction = Callable[[Config, Schedule, Transition, Key], Draws]
+def clipped_multiplier(stored: Scalar, config: Config) -> Scalar:
+    """lambda_clip (algorithm 1, line 15)."""
+    return jnp.clip(stored, config.multiplier_min, config.multiplier_max)
 
 
-def draw(config: Config, schedule: Schedule, batch: Transition, key: Key) -> Draws:
-    """The random numbers of one update."""
-    key_next, key_t, key_eps, key_noise, key_coin = jax.random.split(key, 5)
-    shape = batch.action.shape
-    next_shape = (shape[0], config.backup_actions, shape[1]) if config.max_q_backup else shape
-    return Draws(
-        next_noise=draw_noise(key_next, schedule, next_shape),
-        t=jax.random.randint(key_t, shape[:1], 0, schedule.num_steps),
-        eps=jax.random.normal(key_eps, shape),
-        noise=draw_noise(key_noise, schedule, shape),
-        maximise_first=jax.random.bernoulli(key_coin),
-    )
+def policy_loss(
+    policy: Denoiser,
+    critic: Critic,
+    multiplier: Scalar,
+    schedule: Schedule,
+    batch: Transition,
+    draws: Draws,
+    config: Config,
+) -> tuple[Scalar, tuple[Scalar, Scalar]]:
+    """-E[Q(s, a_theta)] / E|Q| + lambda (L_c - kappa) (eq. 17); also L_c (eqs. 16 and 36) and the first term."""
+    loss = bc_loss(policy, schedule, batch, draws)
+    action = sample_action(policy, schedule, batch.observation, draws.noise)
+    maximised, other = critic.pair(draws.maximise_first)
+    q_loss = normalised_q_loss(maximised(batch.observation, action), other(batch.observation, action))
+    return lagrangian(q_loss, multiplier, loss, config.kappa, config.penalty), (loss, q_loss)
 
 
 def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
     """DiffCPS for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    batch = partial(sample_transitions, batch_size=config.batch_size)
     schedule = make_schedule(config.schedule, config.num_steps)
+    backup = (config.backup_actions,) if config.max_q_backup else ()
     decay, norm = config.decay_updates, config.max_grad_norm
     policy_decay = -(-decay // config.policy_interval)  # the policy's own steps within `decay` updates
     actor_optimiser = clipped_adam(config.actor_learning_rate, norm, policy_decay)
@@ -173,114 +172,69 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
             multiplier=start(multiplier_optimiser, multiplier),
         )
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def sample_action(denoiser: Denoiser, observation, noise):
-        """a ~ mu_theta(. | s) by the reverse chain (eq. 11), clipped to the action box at every step."""
-        return sample_ancestral(schedule, denoiser.given(observation, config.num_steps), noise)
-
-    def constraint(denoiser: Denoiser, batch: Transition, draws: Draws) -> Scalar:
-        """L_c(pi_b, mu_theta): the denoising loss on the data's actions (eqs. 16 and 36)."""
-        denoise = denoiser.given(batch.observation, config.num_steps)
-        return denoising_loss(schedule, denoise, batch.action, draws.t, draws.eps)
-
-    def critic_target(state: State, batch: Transition, draws: Draws) -> Float[Array, " b"]:
-        """y = r + gamma (1 - d) min_k Q_phi'_k(s', a'), a' ~ mu_theta'(. | s') (algorithm 1, lines 6-7)."""
-        observation = batch.next_observation
-        if config.max_q_backup:
-            observation = jnp.repeat(observation[:, None, :], config.backup_actions, axis=1)
-        q_next = state.target_critic(observation, sample_action(state.target_actor, observation, draws.next_noise))
-        if config.max_q_backup:
-            q_next = max_over_candidates(q_next)
-        return clipped_double_q_target(batch.reward, batch.terminal, q_next, config.discount)
-
-    def used_multiplier(state: State) -> Scalar:
-        """lambda_clip (algorithm 1, line 15)."""
-        return jnp.clip(state.multiplier.model, config.multiplier_min, config.multiplier_max)
-
-    def actor_loss(actor: Denoiser, state: State, batch: Transition, draws: Draws):
-        """-E[Q(s, a_theta)] / E|Q| + lambda (L_c - kappa) (eq. 17)."""
-        bc_loss = constraint(actor, batch, draws)
-        action = sample_action(actor, batch.observation, draws.noise)
-        maximised, other = state.critic.model.pair(draws.maximise_first)
-        q_loss = normalised_q_loss(maximised(batch.observation, action), other(batch.observation, action))
-        loss = lagrangian(q_loss, used_multiplier(state), bc_loss, config.kappa, config.penalty)
-        return loss, (bc_loss, q_loss)
-
     def improve_policy(state: State, batch: Transition, draws: Draws) -> tuple[State, Metrics]:
-        gradient, (bc_loss, q_loss) = jax.grad(actor_loss, has_aux=True)(state.actor.model, state, batch, draws)
-        actor, actor_norm = descend(actor_optimiser, state.actor, gradient)
-        gradient = jax.grad(dual_loss)(used_multiplier(state), bc_loss, config.kappa)
-        multiplier, _ = descend(multiplier_optimiser, state.multiplier, gradient)
-        metrics = {"actor/bc_loss": bc_loss, "actor/q_loss": q_loss, "actor/grad_norm": actor_norm}
-        return state._replace(actor=actor, multiplier=multiplier), metrics
+        multiplier = clipped_multiplier(state.multiplier.model, config)
+        actor, _, (loss, q_loss), norm = minimise(
+            actor_optimiser, state.actor, policy_loss, state.critic.model, multiplier, schedule, batch, draws, config
+        )
+        # The slope of eq. 18 is kappa - L_c whatever lambda is: it moves the stored one.
+        stored, *_ = minimise(multiplier_optimiser, state.multiplier, dual_loss, loss, config.kappa)
+        metrics = {"actor/bc_loss": loss, "actor/q_loss": q_loss, "actor/grad_norm": norm}
+        return state._replace(actor=actor, multiplier=stored), metrics
 
     def keep_policy(state: State, batch: Transition, draws: Draws) -> tuple[State, Metrics]:
         return state, dict.fromkeys(("actor/bc_loss", "actor/q_loss", "actor/grad_norm"), jnp.float32(jnp.nan))
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, schedule, batch, key)
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw(schedule, batch, backup, key)
 
         # --- critics (lines 6-8) ---
-        target = critic_target(state, batch, draws)
-
-        def critic_loss(critic: Critic):
-            q = critic(batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic.model)
-        critic, critic_norm = descend(critic_optimiser, state.critic, gradient)
+        target = critic_target(state.target_actor, state.target_critic, schedule, batch, draws, config)
+        critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
+        metrics = {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
         state = state._replace(critic=critic)
 
         # --- policy and multiplier, every d-th update (lines 9-16) ---
-        state, metrics = jax.lax.cond(
-            index % config.policy_interval == 0, improve_policy, keep_policy, state, batch, draws
-        )
+        moves = index % config.policy_interval == 0
+        state, of_policy = jax.lax.cond(moves, improve_policy, keep_policy, state, batch, draws)
+        multiplier = clipped_multiplier(state.multiplier.model, config)
+        metrics |= of_policy | {"dual/multiplier": multiplier}
 
         # --- target networks (line 18) ---
         moves = (index >= config.ema_start) & (index % config.ema_every == 0)
-        target_actor = jax.lax.cond(
-            moves,
-            moving_average,
-            lambda average, new, rate: average,
-            state.target_actor,
-            state.actor.model,
-            config.ema_rate,
-        )
+        target_actor = moving_average_when(moves, state.target_actor, state.actor.model, config.ema_rate)
         target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
-        state = state._replace(target_actor=target_actor, target_critic=target_critic)
-
-        return state, metrics | {
-            "critic/loss": loss,
-            "critic/q": jnp.mean(q),
-            "critic/grad_norm": critic_norm,
-            "dual/multiplier": used_multiplier(state),
-        }
+        return state._replace(target_actor=target_actor, target_critic=target_critic), metrics
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
-        key_noise, key_choice = jax.random.split(key)
         actor = state.target_actor if config.act_with_target else state.actor.model
-        num_candidates = 1 if config.action_choice == "sample" else config.num_candidates
-        observation = observation[..., None, :]
-        shape = (*observation.shape[:-2], num_candidates, spec.action_size)
-        action = sample_action(actor, observation, draw_noise(key_noise, schedule, shape))
-        observation = jnp.broadcast_to(observation, (*shape[:-1], spec.observation_size))
-        q = jnp.min(state.target_critic(observation, action), axis=0)
-        return choose_candidate(action, q, config.action_choice, config.candidate_temperature, key_choice)
+        how = config.action_choice, config.num_candidates, config.candidate_temperature
+        return act_by_q(actor, state.target_critic, schedule, observation, *how, key)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        draws = draw(config, schedule, batch, key)
-        q = state.critic.model(batch.observation, batch.action)
-        target_bc_loss = constraint(state.target_actor, batch, draws)
+        draws = draw(schedule, batch, backup, key)
+        target = critic_target(state.target_actor, state.target_critic, schedule, batch, draws, config)
+        loss, q = critic_loss(state.critic.model, batch, target)
+        bc, target_bc = (bc_loss(policy, schedule, batch, draws) for policy in (state.actor.model, state.target_actor))
         return {
-            "critic/td_error": td_loss(q, critic_target(state, batch, draws)) / q.shape[0],
+            "critic/td_error": loss / q.shape[0],
             "critic/q": jnp.mean(q),
-            "actor/bc_loss": constraint(state.actor.model, batch, draws),
-            "actor/target_bc_loss": target_bc_loss,
-            "dual/multiplier": used_multiplier(state),
-            "selection/loss": target_bc_loss,
+            "actor/bc_loss": bc,
+            "actor/target_bc_loss": target_bc,
+            "dual/multiplier": clipped_multiplier(state.multiplier.model, config),
+            "selection/loss": target_bc,
         }
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    "actor/bc_loss": Metric("Denoising loss $L_c$", "L_c", "log", bound="kappa"),
+    "dual/multiplier": Metric("Lagrange multiplier λ", "λ"),
+    **CRITIC_METRICS,
+    "actor/q_loss": Metric("Q term of the policy's loss, -E[Q] / E|Q|"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", scale="log"),
+    "actor/target_bc_loss": Metric("Denoising loss $L_c$ of the target policy", scale="log"),
+    "selection/loss": Metric("Denoising loss $L_c$ of the target policy", scale="log"),
+}

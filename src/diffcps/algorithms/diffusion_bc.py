@@ -10,18 +10,18 @@ Where this differs from the authors' program: docs/algorithms/diffusion_bc.md, "
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.loss import denoising_loss
-from diffcps.diffusion.sampler import draw_noise, sample_ancestral
+from diffcps.diffusion.sampler import draw_noise
 from diffcps.diffusion.schedule import ScheduleName, make_schedule
 from diffcps.networks.denoiser import Denoiser
-from diffcps.optim import Trained, clipped_adam, descend, start
+from diffcps.optim import Trained, clipped_adam, minimise, start
+from diffcps.policies.diffusion import DrawBC, bc_loss, draw_bc, sample_action
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition
 
 CITATION = """@inproceedings{wang2023diffusionql,
   title = {Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning},
@@ -45,7 +45,7 @@ class Config:
     """Adam's rate (per task in the authors' table)."""
     max_grad_norm: Real = float("inf")
     """Global norm to which the gradient is clipped; inf: no clipping (authors' program)."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which the rate falls to zero along a cosine; 0 keeps it constant."""
     batch_size: int = 256
     """Transitions per update."""
@@ -63,36 +63,35 @@ class State(NamedTuple):
     actor: Trained[Denoiser]
 
 
-def make(config: Config, spec: Spec) -> Algorithm[State]:
+def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]:
     """Diffusion BC for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    batch = partial(sample_transitions, batch_size=config.batch_size)
     schedule = make_schedule(config.schedule, config.num_steps)
     optimiser = clipped_adam(config.learning_rate, config.max_grad_norm, config.decay_updates)
 
     def init(key: Key) -> State:
         return State(start(optimiser, Denoiser(spec, config.width, config.depth, config.time_size, key)))
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def bc_loss(actor: Denoiser, batch: Transition, key: Key) -> Scalar:
-        """L_d, with t uniform on 0..T-1."""
-        key_t, key_eps = jax.random.split(key)
-        t = jax.random.randint(key_t, batch.action.shape[:1], 0, config.num_steps)
-        eps = jax.random.normal(key_eps, batch.action.shape)
-        return denoising_loss(schedule, actor.given(batch.observation, config.num_steps), batch.action, t, eps)
-
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        loss, gradient = jax.value_and_grad(bc_loss)(state.actor.model, batch, key)
-        actor, norm = descend(optimiser, state.actor, gradient)
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw(schedule, batch, key)
+        actor, loss, _, norm = minimise(optimiser, state.actor, bc_loss, schedule, batch, draws)
         return State(actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         noise = draw_noise(key, schedule, (*observation.shape[:-1], spec.action_size))
-        return sample_ancestral(schedule, state.actor.model.given(observation, config.num_steps), noise)
+        return sample_action(state.actor.model, schedule, observation, noise)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        loss = bc_loss(state.actor.model, batch, key)
+        draws = draw(schedule, batch, key)
+        loss = bc_loss(state.actor.model, schedule, batch, draws)
         return {"actor/bc_loss": loss, "selection/loss": loss}
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    "actor/bc_loss": Metric("Denoising loss $L_d$", "L_d", "log"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", "gradient", "log"),
+    "selection/loss": Metric("Denoising loss $L_d$", scale="log"),
+}

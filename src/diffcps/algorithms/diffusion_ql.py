@@ -11,24 +11,23 @@ Where this differs from the authors' program: docs/algorithms/diffusion_ql.md, "
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.loss import denoising_loss
-from diffcps.diffusion.sampler import draw_noise, sample_ancestral
 from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
 from diffcps.networks.denoiser import Denoiser
-from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
-from diffcps.rl.bellman import clipped_double_q_target, max_over_candidates, td_loss
-from diffcps.rl.improvement import ActionChoice, choose_candidate, normalised_q_loss
+from diffcps.optim import Trained, clipped_adam, minimise, moving_average, moving_average_when, start
+from diffcps.policies.diffusion import DrawFunction, Draws, act_by_q, bc_loss, draw, next_q, sample_action
+from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
+from diffcps.rl.improvement import ActionChoice, normalised_q_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
 CITATION = """@inproceedings{wang2023diffusionql,
   title = {Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning},
@@ -62,7 +61,7 @@ class Config:
     """Rate at which the target policy follows the policy, every `ema_every` updates (authors' program: 1 - 0.995)."""
     ema_every: int = 5
     """Updates between two moves of the target policy (authors' program)."""
-    ema_start: int = 1000
+    ema_start: Count = 1000
     """First update at which the target policy moves; before it stays the initial network (authors' program)."""
     actor_learning_rate: Real = 3e-4
     """Adam's rate for the policy (per task in the authors' table)."""
@@ -70,7 +69,7 @@ class Config:
     """Adam's rate for the critics (authors' program: 3e-4 on every task)."""
     max_grad_norm: Real = 9.0
     """Global norm to which both gradients are clipped (authors' program, per task); inf: no clipping."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which both rates fall to zero along a cosine; 0 keeps them constant."""
     batch_size: int = 256
     """Transitions per update."""
@@ -99,41 +98,35 @@ class State(NamedTuple):
     target_critic: Critic
 
 
-class Draws(NamedTuple):
-    """All randomness of one update, drawn at its start, so that a test can put recorded numbers in its place."""
-
-    next_noise: Float[Array, "steps b *k act"]
-    """Reverse chain of a' ~ pi_theta'(. | s')."""
-    t: Int[Array, " b"]
-    """Diffusion steps in the denoising loss, uniform on 0..T-1."""
-    eps: Float[Array, "b act"]
-    """Noise in the denoising loss."""
-    noise: Float[Array, "steps b act"]
-    """Reverse chain of a ~ pi_theta(. | s)."""
-    maximise_first: Bool[Array, ""]
-    """The coin: which Q is maximised; the other one divides."""
+def critic_target(
+    policy: Denoiser, critic: Critic, schedule: Schedule, batch: Transition, draws: Draws, config: Config
+) -> Float[Array, " b"]:
+    """y = r + gamma (1 - d) min_k Q_phi'_k(s', a'), a' ~ pi_theta'(. | s')."""
+    q_next = next_q(policy, critic, schedule, batch.next_observation, draws.next_noise)
+    return clipped_double_q_target(batch.reward, batch.terminal, q_next, config.discount)
 
 
-DrawFunction = Callable[[Config, Schedule, Transition, Key], Draws]
-
-
-def draw(config: Config, schedule: Schedule, batch: Transition, key: Key) -> Draws:
-    """The random numbers of one update."""
-    key_next, key_t, key_eps, key_noise, key_coin = jax.random.split(key, 5)
-    shape = batch.action.shape
-    next_shape = (shape[0], config.backup_actions, shape[1]) if config.max_q_backup else shape
-    return Draws(
-        next_noise=draw_noise(key_next, schedule, next_shape),
-        t=jax.random.randint(key_t, shape[:1], 0, schedule.num_steps),
-        eps=jax.random.normal(key_eps, shape),
-        noise=draw_noise(key_noise, schedule, shape),
-        maximise_first=jax.random.bernoulli(key_coin),
-    )
+def policy_loss(
+    policy: Denoiser,
+    critic: Critic,
+    schedule: Schedule,
+    batch: Transition,
+    draws: Draws,
+    config: Config,
+) -> tuple[Scalar, tuple[Scalar, Scalar]]:
+    """L_d + eta L_q, L_q = -E[Q(s, a_theta)] / E|Q|; also both terms."""
+    loss = bc_loss(policy, schedule, batch, draws)
+    action = sample_action(policy, schedule, batch.observation, draws.noise)
+    maximised, other = critic.pair(draws.maximise_first)
+    q_loss = normalised_q_loss(maximised(batch.observation, action), other(batch.observation, action))
+    return loss + config.q_weight * q_loss, (loss, q_loss)
 
 
 def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
     """Diffusion-QL for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    batch = partial(sample_transitions, batch_size=config.batch_size)
     schedule = make_schedule(config.schedule, config.num_steps)
+    backup = (config.backup_actions,) if config.max_q_backup else ()
     decay, norm = config.decay_updates, config.max_grad_norm
     actor_optimiser = clipped_adam(config.actor_learning_rate, norm, decay)
     critic_optimiser = clipped_adam(config.critic_learning_rate, norm, decay)
@@ -149,99 +142,55 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
             target_critic=critic,
         )
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def sample_action(denoiser: Denoiser, observation, noise):
-        """a ~ pi_theta(. | s) by the reverse chain, clipped to the action box at every step."""
-        return sample_ancestral(schedule, denoiser.given(observation, config.num_steps), noise)
-
-    def bc_loss(denoiser: Denoiser, batch: Transition, draws: Draws) -> Scalar:
-        """L_d: the denoising loss on the data's actions."""
-        denoise = denoiser.given(batch.observation, config.num_steps)
-        return denoising_loss(schedule, denoise, batch.action, draws.t, draws.eps)
-
-    def critic_target(state: State, batch: Transition, draws: Draws) -> Float[Array, " b"]:
-        """y = r + gamma (1 - d) min_k Q_phi'_k(s', a'), a' ~ pi_theta'(. | s')."""
-        observation = batch.next_observation
-        if config.max_q_backup:
-            observation = jnp.repeat(observation[:, None, :], config.backup_actions, axis=1)
-        q_next = state.target_critic(observation, sample_action(state.target_actor, observation, draws.next_noise))
-        if config.max_q_backup:
-            q_next = max_over_candidates(q_next)
-        return clipped_double_q_target(batch.reward, batch.terminal, q_next, config.discount)
-
-    def actor_loss(actor: Denoiser, state: State, batch: Transition, draws: Draws):
-        """L_d + eta L_q."""
-        action = sample_action(actor, batch.observation, draws.noise)
-        maximised, other = state.critic.model.pair(draws.maximise_first)
-        q_loss = normalised_q_loss(maximised(batch.observation, action), other(batch.observation, action))
-        loss = bc_loss(actor, batch, draws)
-        return loss + config.q_weight * q_loss, (loss, q_loss)
-
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, schedule, batch, key)
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw(schedule, batch, backup, key)
 
         # --- critics ---
-        target = critic_target(state, batch, draws)
-
-        def critic_loss(critic: Critic):
-            q = critic(batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic.model)
-        critic, critic_norm = descend(critic_optimiser, state.critic, gradient)
+        target = critic_target(state.target_actor, state.target_critic, schedule, batch, draws, config)
+        critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
+        metrics = {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
         state = state._replace(critic=critic)
 
         # --- policy ---
-        gradient, (loss_bc, loss_q) = jax.grad(actor_loss, has_aux=True)(state.actor.model, state, batch, draws)
-        actor, actor_norm = descend(actor_optimiser, state.actor, gradient)
+        actor, _, (loss, q_loss), norm = minimise(
+            actor_optimiser, state.actor, policy_loss, state.critic.model, schedule, batch, draws, config
+        )
+        metrics |= {"actor/bc_loss": loss, "actor/q_loss": q_loss, "actor/grad_norm": norm}
         state = state._replace(actor=actor)
 
         # --- target networks ---
         moves = (index >= config.ema_start) & (index % config.ema_every == 0)
-        target_actor = jax.lax.cond(
-            moves,
-            moving_average,
-            lambda average, new, rate: average,
-            state.target_actor,
-            state.actor.model,
-            config.ema_rate,
-        )
+        target_actor = moving_average_when(moves, state.target_actor, state.actor.model, config.ema_rate)
         target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
-        state = state._replace(target_actor=target_actor, target_critic=target_critic)
-
-        return state, {
-            "critic/loss": loss,
-            "critic/q": jnp.mean(q),
-            "critic/grad_norm": critic_norm,
-            "actor/bc_loss": loss_bc,
-            "actor/q_loss": loss_q,
-            "actor/grad_norm": actor_norm,
-        }
+        return state._replace(target_actor=target_actor, target_critic=target_critic), metrics
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
-        key_noise, key_choice = jax.random.split(key)
         actor = state.target_actor if config.act_with_target else state.actor.model
-        num_candidates = 1 if config.action_choice == "sample" else config.num_candidates
-        observation = observation[..., None, :]
-        shape = (*observation.shape[:-2], num_candidates, spec.action_size)
-        action = sample_action(actor, observation, draw_noise(key_noise, schedule, shape))
-        observation = jnp.broadcast_to(observation, (*shape[:-1], spec.observation_size))
-        q = jnp.min(state.target_critic(observation, action), axis=0)
-        return choose_candidate(action, q, config.action_choice, config.candidate_temperature, key_choice)
+        how = config.action_choice, config.num_candidates, config.candidate_temperature
+        return act_by_q(actor, state.target_critic, schedule, observation, *how, key)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        draws = draw(config, schedule, batch, key)
-        q = state.critic.model(batch.observation, batch.action)
-        target_bc_loss = bc_loss(state.target_actor, batch, draws)
+        draws = draw(schedule, batch, backup, key)
+        target = critic_target(state.target_actor, state.target_critic, schedule, batch, draws, config)
+        loss, q = critic_loss(state.critic.model, batch, target)
+        bc, target_bc = (bc_loss(policy, schedule, batch, draws) for policy in (state.actor.model, state.target_actor))
         return {
-            "critic/td_error": td_loss(q, critic_target(state, batch, draws)) / q.shape[0],
+            "critic/td_error": loss / q.shape[0],
             "critic/q": jnp.mean(q),
-            "actor/bc_loss": bc_loss(state.actor.model, batch, draws),
-            "actor/target_bc_loss": target_bc_loss,
-            "selection/loss": target_bc_loss,
+            "actor/bc_loss": bc,
+            "actor/target_bc_loss": target_bc,
+            "selection/loss": target_bc,
         }
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    "actor/bc_loss": Metric("Denoising loss $L_d$", "L_d", "log"),
+    **CRITIC_METRICS,
+    "actor/q_loss": Metric("Q term of the policy's loss, -E[Q] / E|Q|"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", scale="log"),
+    "actor/target_bc_loss": Metric("Denoising loss $L_d$ of the target policy", scale="log"),
+    "selection/loss": Metric("Denoising loss $L_d$ of the target policy", scale="log"),
+}

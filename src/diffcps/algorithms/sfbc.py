@@ -15,21 +15,34 @@ Where this differs from the authors' program: docs/algorithms/sfbc.md, "Deviatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.loss import denoising_loss
-from diffcps.diffusion.sampler import draw_noise, sample_ancestral
-from diffcps.diffusion.schedule import ScheduleName, make_schedule
+from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
 from diffcps.networks.denoiser import Denoiser
-from diffcps.optim import Trained, clipped_adam, descend, start
-from diffcps.rl.replay import draw_rows
+from diffcps.optim import Trained, clipped_adam, minimise, start
+from diffcps.policies.diffusion import DrawBC, bc_loss, candidates, draw_bc
+from diffcps.rl.bellman import critic_loss
+from diffcps.rl.replay import Labelled, sample_labelled, sample_transitions, transitions
 from diffcps.rl.returns import lambda_returns, planned_returns
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Stage, UpdateIndex, UserError
+from diffcps.types import (
+    Algorithm,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UserError,
+)
 
 CITATION = """@inproceedings{chen2023sfbc,
   title = {Offline Reinforcement Learning via High-Fidelity Generative Behavior Modeling},
@@ -103,16 +116,38 @@ class State(NamedTuple):
     return_std: Scalar
 
 
-class Rows(NamedTuple):
-    """What one update reads."""
-
-    observation: Float[Array, "b obs"]
-    action: Float[Array, "b act"]
-    target: Any
-    """The return R "b", in units of `return_mean` and `return_std`; nothing while the behaviour model learns."""
+def value_of(q: Float[Array, " k"], sharpness: Real) -> Scalar:
+    """V(s) = sum_j softmax_j(alpha Q(s, a_j)) Q(s, a_j)."""
+    return jnp.sum(jax.nn.softmax(sharpness * q) * q)
 
 
-def make(config: Config, spec: Spec) -> Algorithm[State]:
+def values(
+    policy: Denoiser, critic: Critic, schedule: Schedule, observation: Float[Array, "n obs"], config: Config, key: Key
+) -> Float[Array, " n"]:
+    """V(s) over actions of the behaviour model, in units of the critic's returns."""
+
+    def value(row: tuple[Int[Array, ""], Float[Array, " obs"]]) -> Scalar:
+        index, observation = row
+        key_row = jax.random.fold_in(key, index)
+        _, q = candidates(policy, critic, schedule, observation, config.support_actions, key_row)
+        return value_of(q[0], config.planning_sharpness)
+
+    return jax.lax.map(value, (jnp.arange(len(observation)), observation), batch_size=CHUNK)
+
+
+def mean_of_chosen(
+    action: Float[Array, "*b k act"], q: Float[Array, "*b k"], sharpness: Real, count: int, key: Key
+) -> Float[Array, "*b act"]:
+    """The mean of m candidates, drawn without replacement with probability softmax(alpha Q) (Gumbel's top m)."""
+    logits = sharpness * q
+    # No candidate is more than e^40 times as likely as the m-th best, so that m of them can be drawn.
+    least = jax.lax.top_k(logits, count)[0][..., -1:]
+    logits = jnp.minimum(logits, least + 40.0)
+    chosen = jax.lax.top_k(logits + jax.random.gumbel(key, logits.shape), count)[1]
+    return jnp.mean(jnp.take_along_axis(action, chosen[..., None], axis=-2), axis=-2)
+
+
+def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]:
     """SfBC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     if config.averaged_actions > config.num_candidates:
         raise UserError(
@@ -137,93 +172,59 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
 
     # --- the behaviour model ---
 
-    def begin_actor(state: State, dataset: Dataset, key: Key):
-        return state, ()
-
-    def batch(dataset: Dataset, key: Key) -> Rows:
-        rows = draw_rows(dataset, key, config.batch_size)
-        return Rows(rows.observation, rows.action, rows.labels)
-
-    def actor_loss(actor: Denoiser, observation, action, key: Key) -> Scalar:
-        """The denoising loss, with i uniform on 0..T-1."""
-        key_t, key_eps = jax.random.split(key)
-        t = jax.random.randint(key_t, action.shape[:1], 0, config.num_steps)
-        eps = jax.random.normal(key_eps, action.shape)
-        return denoising_loss(schedule, actor.given(observation, config.num_steps), action, t, eps)
-
-    def update_actor(state: State, batch: Rows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        loss, gradient = jax.value_and_grad(actor_loss)(state.actor.model, batch.observation, batch.action, key)
-        actor, norm = descend(actor_optimiser, state.actor, gradient)
+    def update_actor(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw(schedule, batch, key)
+        actor, loss, _, norm = minimise(actor_optimiser, state.actor, bc_loss, schedule, batch, draws)
         return state._replace(actor=actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
-
-    def candidates(state: State, observation: Float[Array, "*b obs"], count: int, key: Key):
-        """`count` actions of the behaviour model per observation, and their Q: "*b count act" and "*b count"."""
-        observation = observation[..., None, :]
-        noise = draw_noise(key, schedule, (*observation.shape[:-2], count, spec.action_size))
-        action = sample_ancestral(schedule, state.actor.model.given(observation, config.num_steps), noise)
-        observation = jnp.broadcast_to(observation, (*action.shape[:-1], spec.observation_size))
-        return action, state.critic.model(observation, action)[0]
 
     # --- the critic ---
 
-    def values(state: State, dataset: Dataset, key: Key) -> Float[Array, " n"]:
-        """V(s) = sum_j softmax_j(alpha Q) Q over actions of the behaviour model, in the units of the rewards."""
-
-        def value(row):
-            index, observation = row
-            _, q = candidates(state, observation, config.support_actions, jax.random.fold_in(key, index))
-            return jnp.sum(jax.nn.softmax(config.planning_sharpness * q) * q)
-
-        q = jax.lax.map(value, (jnp.arange(dataset.size), dataset.observation), batch_size=CHUNK)
-        return state.return_mean + state.return_std * q
-
-    def begin_on(state: State, returns: Float[Array, " n"]):
+    def begin_on(state: State, returns: Float[Array, " n"]) -> tuple[State, Float[Array, " n"]]:
         """A new critic for the given returns, which become the rows' labels in units of their mean and deviation."""
         mean, std = jnp.mean(returns), jnp.maximum(jnp.std(returns), STD_FLOOR)
         critic = start(critic_optimiser, state.initial_critic)
         return state._replace(critic=critic, return_mean=mean, return_std=std), (returns - mean) / std
 
-    def begin_with_logged_returns(state: State, dataset: Dataset, key: Key):
+    def begin_with_logged_returns(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
         return begin_on(state, lambda_returns(dataset, jnp.zeros(dataset.size), config.discount, 1.0))
 
-    def begin_with_planned_returns(state: State, dataset: Dataset, key: Key):
-        return begin_on(state, planned_returns(dataset, values(state, dataset, key), config.discount))
+    def begin_with_planned_returns(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
+        value = values(state.actor.model, state.critic.model, schedule, dataset.observation, config, key)
+        value = state.return_mean + state.return_std * value
+        return begin_on(state, planned_returns(dataset, value, config.discount))
 
-    def critic_loss(critic: Critic, batch: Rows):
-        """E[(R - Q(s, a))^2], in units of the returns' standard deviation."""
-        q = critic(batch.observation, batch.action)[0]
-        return jnp.mean(jnp.square(batch.target - q)), q
-
-    def update_critic(state: State, batch: Rows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic.model, batch)
-        critic, norm = descend(critic_optimiser, state.critic, gradient)
+    def update_critic(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, batch.target)
         q = state.return_mean + state.return_std * jnp.mean(q)
         return state._replace(critic=critic), {"critic/loss": loss, "critic/q": q, "critic/grad_norm": norm}
 
     # --- the policy ---
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
-        """The mean of m candidates, drawn without replacement with probability softmax(alpha Q) (Gumbel's top m)."""
         key_candidates, key_choice = jax.random.split(key)
-        action, q = candidates(state, observation, config.num_candidates, key_candidates)
-        logits = config.selection_sharpness * q
-        # No candidate is more than e^40 times as likely as the m-th best, so that m of them can be drawn.
-        least = jax.lax.top_k(logits, config.averaged_actions)[0][..., -1:]
-        logits = jnp.minimum(logits, least + 40.0)
-        chosen = jax.lax.top_k(logits + jax.random.gumbel(key_choice, logits.shape), config.averaged_actions)[1]
-        return jnp.mean(jnp.take_along_axis(action, chosen[..., None], axis=-2), axis=-2)
+        policy, critic = state.actor.model, state.critic.model
+        action, q = candidates(policy, critic, schedule, observation, config.num_candidates, key_candidates)
+        return mean_of_chosen(action, q[0], config.selection_sharpness, config.averaged_actions, key_choice)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
-        bc_loss = actor_loss(state.actor.model, rows.observation, rows.action, key)
-        q = state.critic.model(rows.observation, rows.action)
-        return {
-            "actor/bc_loss": bc_loss,
-            "critic/q": state.return_mean + state.return_std * jnp.mean(q),
-            "selection/loss": bc_loss,
-        }
+        batch = transitions(rows)
+        loss = bc_loss(state.actor.model, schedule, batch, draw(schedule, batch, key))
+        q = state.return_mean + state.return_std * jnp.mean(state.critic.model(rows.observation, rows.action))
+        return {"actor/bc_loss": loss, "critic/q": q, "selection/loss": loss}
 
-    actor_stage = Stage(config.actor_share, begin_actor, batch, update_actor)
-    first = Stage(config.critic_share / config.rounds, begin_with_logged_returns, batch, update_critic)
-    further = Stage(config.critic_share / config.rounds, begin_with_planned_returns, batch, update_critic)
-    stages = (actor_stage, first, *[further] * (config.rounds - 1))
-    return Algorithm(init, batch, update_critic, act, diagnose, stages)
+    rows, labelled = (partial(draw, batch_size=config.batch_size) for draw in (sample_transitions, sample_labelled))
+    share = config.critic_share / config.rounds
+    behaviour = Stage(config.actor_share, rows, update_actor)
+    first = Stage(share, labelled, update_critic, begin_with_logged_returns, keep=True)
+    further = Stage(share, labelled, update_critic, begin_with_planned_returns, keep=True)
+    return Algorithm(init, (behaviour, first, *[further] * (config.rounds - 1)), act, diagnose)
+
+
+METRICS = {
+    "actor/bc_loss": Metric("Denoising loss of the behaviour model", "denoising loss", "log"),
+    "critic/q": Metric("Q of the data's actions", "Q"),
+    "critic/loss": Metric("Critic loss, in units of the returns' variance", "critic loss", "log"),
+    "critic/grad_norm": Metric("Norm of the critic's gradient", scale="log"),
+    "actor/grad_norm": Metric("Norm of the behaviour model's gradient", scale="log"),
+    "selection/loss": Metric("Denoising loss of the behaviour model", scale="log"),
+}

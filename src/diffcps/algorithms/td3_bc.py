@@ -11,20 +11,23 @@ Where this differs from the authors' program: docs/algorithms/td3_bc.md, "Deviat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.gaussian import Deterministic
-from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
-from diffcps.rl.bellman import clipped_double_q_target, td_loss
+from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
+from diffcps.policies.gaussian import squared_error
+from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.improvement import normalised_q_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metrics, Real, Scalar, Spec, Transition, UpdateIndex
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
 CITATION = """@inproceedings{fujimoto2021td3bc,
   title = {A Minimalist Approach to Offline Reinforcement Learning},
@@ -58,7 +61,7 @@ class Config:
     """Adam's rate for the critics (authors' program)."""
     max_grad_norm: Real = float("inf")
     """Global norm to which both gradients are clipped; inf: no clipping (authors' program)."""
-    decay_updates: int = 0
+    decay_updates: Count = 0
     """Updates over which both rates fall to zero along a cosine; 0 keeps them constant (authors' program)."""
     batch_size: int = 256
     """Transitions per update (authors' program)."""
@@ -77,6 +80,18 @@ class State(NamedTuple):
     target_critic: Critic
 
 
+class Draws(NamedTuple):
+    """All randomness of one update."""
+
+    eps: Float[Array, "b act"]
+    """Noise of a', before its clip."""
+
+
+def draw(batch: Transition, key: Key) -> Draws:
+    """The random numbers of one update."""
+    return Draws(jax.random.normal(key, batch.action.shape))
+
+
 def smoothed_action(
     action: Float[Array, "*b act"], eps: Float[Array, "*b act"], std: Real, noise_clip: Real
 ) -> Float[Array, "*b act"]:
@@ -87,18 +102,36 @@ def smoothed_action(
     return jnp.clip(action + jnp.clip(std * eps, -noise_clip, noise_clip), -1.0, 1.0)
 
 
-def make(config: Config, spec: Spec) -> Algorithm[State]:
+def critic_target(
+    policy: Deterministic, critic: Critic, batch: Transition, draws: Draws, config: Config
+) -> Float[Array, " b"]:
+    """y = r + gamma (1 - d) min_k Q_phi'_k(s', a')."""
+    action = smoothed_action(policy(batch.next_observation), draws.eps, config.policy_noise, config.noise_clip)
+    q_next = critic(batch.next_observation, action)
+    return clipped_double_q_target(batch.reward, batch.terminal, q_next, config.discount)
+
+
+def policy_loss(
+    policy: Deterministic, critic: Critic, batch: Transition, q_weight: Real
+) -> tuple[Scalar, tuple[Scalar, Scalar]]:
+    """-lambda E[Q_1(s, pi_theta(s))] + mean (pi_theta(s) - a)^2; also the second term, and the first over alpha."""
+    q = critic.first(batch.observation, policy(batch.observation))
+    q_loss, loss = normalised_q_loss(q, q), squared_error(policy, batch)
+    return q_weight * q_loss + loss, (loss, q_loss)
+
+
+def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = draw) -> Algorithm[State]:
     """TD3+BC for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    batch = partial(sample_transitions, batch_size=config.batch_size)
     decay, norm = config.decay_updates, config.max_grad_norm
     policy_decay = -(-decay // config.policy_interval)  # the policy's own steps within `decay` updates
     actor_optimiser = clipped_adam(config.actor_learning_rate, norm, policy_decay)
     critic_optimiser = clipped_adam(config.critic_learning_rate, norm, decay)
-    hidden = (config.width,) * config.depth
 
     def init(key: Key) -> State:
         key_actor, key_critic = jax.random.split(key)
-        actor = Deterministic(spec, hidden, key_actor)
-        critic = Critic(spec, hidden, key_critic, jax.nn.relu)
+        hidden = (config.width,) * config.depth
+        actor, critic = Deterministic(spec, hidden, key_actor), Critic(spec, hidden, key_critic, jax.nn.relu)
         return State(
             actor=start(actor_optimiser, actor),
             target_actor=actor,
@@ -106,71 +139,49 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
             target_critic=critic,
         )
 
-    def batch(dataset: Dataset, key: Key) -> Transition:
-        return sample_transitions(dataset, key, config.batch_size)
-
-    def critic_target(state: State, batch: Transition, key: Key) -> Float[Array, " b"]:
-        """y = r + gamma (1 - d) min_k Q_phi'_k(s', a')."""
-        eps = jax.random.normal(key, batch.action.shape)
-        action = smoothed_action(
-            state.target_actor(batch.next_observation), eps, config.policy_noise, config.noise_clip
-        )
-        q_next = state.target_critic(batch.next_observation, action)
-        return clipped_double_q_target(batch.reward, batch.terminal, q_next, config.discount)
-
-    def bc_loss(actor: Deterministic, batch: Transition) -> Scalar:
-        """mean (pi_theta(s) - a)^2 over the batch and the dimensions of the action."""
-        return jnp.mean(jnp.square(actor(batch.observation) - batch.action))
-
-    def actor_loss(actor: Deterministic, critic: Critic, batch: Transition):
-        """-lambda E[Q_1(s, pi_theta(s))] + mean (pi_theta(s) - a)^2."""
-        first, _ = critic.pair(jnp.asarray(True))
-        q = first(batch.observation, actor(batch.observation))
-        q_loss, loss = normalised_q_loss(q, q), bc_loss(actor, batch)
-        return config.q_weight * q_loss + loss, (loss, q_loss)
-
     def improve_policy(state: State, batch: Transition) -> tuple[State, Metrics]:
-        gradient, (loss_bc, loss_q) = jax.grad(actor_loss, has_aux=True)(state.actor.model, state.critic.model, batch)
-        actor, actor_norm = descend(actor_optimiser, state.actor, gradient)
-        state = state._replace(
-            actor=actor,
-            target_actor=moving_average(state.target_actor, actor.model, config.target_rate),
-            target_critic=moving_average(state.target_critic, state.critic.model, config.target_rate),
+        critic = state.critic.model
+        actor, _, (loss, q_loss), norm = minimise(
+            actor_optimiser, state.actor, policy_loss, critic, batch, config.q_weight
         )
-        return state, {"actor/bc_loss": loss_bc, "actor/q_loss": loss_q, "actor/grad_norm": actor_norm}
+        target_actor = moving_average(state.target_actor, actor.model, config.target_rate)
+        target_critic = moving_average(state.target_critic, critic, config.target_rate)
+        metrics = {"actor/bc_loss": loss, "actor/q_loss": q_loss, "actor/grad_norm": norm}
+        return state._replace(actor=actor, target_actor=target_actor, target_critic=target_critic), metrics
 
     def keep_policy(state: State, batch: Transition) -> tuple[State, Metrics]:
         return state, dict.fromkeys(("actor/bc_loss", "actor/q_loss", "actor/grad_norm"), jnp.float32(jnp.nan))
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
         # --- critics ---
-        target = critic_target(state, batch, key)
-
-        def critic_loss(critic: Critic):
-            q = critic(batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic.model)
-        critic, critic_norm = descend(critic_optimiser, state.critic, gradient)
+        target = critic_target(state.target_actor, state.target_critic, batch, draw(batch, key), config)
+        critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
+        metrics = {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
         state = state._replace(critic=critic)
 
         # --- policy and target networks, every `policy_interval`-th update ---
-        state, metrics = jax.lax.cond(index % config.policy_interval == 0, improve_policy, keep_policy, state, batch)
-
-        return state, metrics | {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": critic_norm}
+        moves = index % config.policy_interval == 0
+        state, of_policy = jax.lax.cond(moves, improve_policy, keep_policy, state, batch)
+        return state, metrics | of_policy
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         return state.actor.model(observation)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        q = state.critic.model(batch.observation, batch.action)
-        loss = bc_loss(state.actor.model, batch)
-        return {
-            "critic/td_error": td_loss(q, critic_target(state, batch, key)) / q.shape[0],
-            "critic/q": jnp.mean(q),
-            "actor/bc_loss": loss,
-            "selection/loss": loss,
-        }
+        target = critic_target(state.target_actor, state.target_critic, batch, draw(batch, key), config)
+        loss, q = critic_loss(state.critic.model, batch, target)
+        bc = squared_error(state.actor.model, batch)
+        metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q)}
+        return metrics | {"actor/bc_loss": bc, "selection/loss": bc}
 
-    return Algorithm(init, batch, update, act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+
+
+METRICS = {
+    "actor/bc_loss": Metric("Squared error of actions", "error", "log"),
+    **CRITIC_METRICS,
+    "actor/q_loss": Metric("Q term of the policy's loss, -E[Q] / E|Q|"),
+    "actor/grad_norm": Metric("Norm of the policy's gradient", scale="log"),
+    "selection/loss": Metric("Squared error of actions", scale="log"),
+}

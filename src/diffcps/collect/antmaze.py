@@ -19,8 +19,8 @@ from diffcps.collect.mazes import (
     remove_parts,
 )
 from diffcps.collect.request import CollectionRequest
-from diffcps.data.formats import sha256_of_file
-from diffcps.envs.make import make_environment, reference_scores
+from diffcps.data.hashes import sha256_of_file
+from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import goal_beside, next_cell
 
 if TYPE_CHECKING:

@@ -41,11 +41,11 @@ from diffcps.collect.files import (
 from diffcps.collect.locomotion_picture import locomotion_figure
 from diffcps.collect.play import play, simulator_state
 from diffcps.collect.request import CollectionRequest
-from diffcps.envs.make import make_environment, reference_scores
+from diffcps.envs.make import make_environment
 from diffcps.evaluation.rollout import roll_out
-from diffcps.evaluation.scores import normalised_score
 from diffcps.plots import save_figure
 from diffcps.storage import Json
+from diffcps.tasks.references import normalised_score, reference_scores
 from diffcps.training import checkpoint
 from diffcps.types import Spec, UserError
 

@@ -18,7 +18,7 @@ from diffcps.collect.mazes import (
     remove_parts,
 )
 from diffcps.collect.request import CollectionRequest
-from diffcps.envs.make import make_environment, reference_scores
+from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import Cell, Maze, next_cell
 
 if TYPE_CHECKING:

@@ -20,8 +20,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from diffcps.data.formats import minari_folder, read_hdf5, sha256_of_file
-from diffcps.data.ogbench import read_arrays
+from diffcps.data.hashes import sha256_of_file
+from diffcps.data.readers.d4rl_hdf5 import read_hdf5
+from diffcps.data.readers.minari import minari_folder
+from diffcps.data.readers.ogbench import read_arrays
 from diffcps.tasks.catalogue import Task, data_file, part_file, where_from
 from diffcps.types import UserError
 

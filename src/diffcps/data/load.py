@@ -10,10 +10,13 @@ import numpy as np
 
 from diffcps.data import transforms
 from diffcps.data.checks import check
-from diffcps.data.formats import Raw, read_hdf5, read_minari, read_npz, to_dataset
-from diffcps.data.ogbench import read_ogbench
+from diffcps.data.readers.d4rl_hdf5 import read_hdf5
+from diffcps.data.readers.minari import read_minari
+from diffcps.data.readers.npz import read_npz
+from diffcps.data.readers.ogbench import read_ogbench
+from diffcps.data.readers.trifinger import read_trifinger
+from diffcps.data.rows import RawRows, to_dataset
 from diffcps.data.transforms import RewardTransform
-from diffcps.data.trifinger import read_trifinger
 from diffcps.tasks.catalogue import Task, catalogue, data_file, find_task, where_from
 from diffcps.types import Dataset, DatasetInfo, UserError
 
@@ -63,12 +66,12 @@ def load_dataset(
     return transforms.transform_reward(dataset, reward)
 
 
-def read_raw(source: str | Path) -> Raw:
+def read_raw(source: str | Path) -> RawRows:
     """What a source holds, row by row and unchecked: fields are found and named, nothing else. Errors as above."""
     return _read(str(source))
 
 
-def read(source: str, task: str | None = None) -> tuple[Raw, str | None]:
+def read(source: str, task: str | None = None) -> tuple[RawRows, str | None]:
     """The checked rows of a source, in its own units, and the task that they are used for. As in `load_dataset`."""
     if task is None and source in catalogue():
         task = source
@@ -88,7 +91,7 @@ def read(source: str, task: str | None = None) -> tuple[Raw, str | None]:
     return raw, task
 
 
-def _read_task(task: Task) -> Raw:
+def _read_task(task: Task) -> RawRows:
     path = data_file(task)
     if not path.exists():
         raise UserError(
@@ -100,7 +103,7 @@ def _read_task(task: Task) -> Raw:
     return raw
 
 
-def _read(source: str) -> Raw:
+def _read(source: str) -> RawRows:
     if source in catalogue():
         return _read_task(find_task(source))
     if source == BUILTIN:

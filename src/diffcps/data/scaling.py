@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.training.loop import Act
-from diffcps.types import DatasetInfo
+from diffcps.types import DatasetInfo, EnvAction, EnvObservation, NetAction, NetObservation
 
 
 class Scaling(NamedTuple):
@@ -20,18 +19,15 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, info: DatasetInfo) -> Scaling:
+        """The scaling that a dataset was loaded with."""
         mean = np.zeros(1) if info.observation_mean is None else info.observation_mean
         std = np.ones(1) if info.observation_std is None else info.observation_std
         return cls(*(np.asarray(x, np.float32) for x in (mean, std, info.action_low, info.action_high)))
 
-    def wrap(self, act: Act) -> Act:
-        """A policy between networks as one between environments."""
-        return lambda observation, step: self.action(act(self.observation(observation), step))
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
+    def observation(self, observation: EnvObservation) -> NetObservation:
         """As the policy saw it in training."""
-        return (observation - self.mean) / self.std
+        return NetObservation((observation - self.mean) / self.std)
 
-    def action(self, action: np.ndarray) -> np.ndarray:
+    def action(self, action: NetAction) -> EnvAction:
         """From [-1, 1] to the environment's box."""
-        return self.low + (action + 1.0) / 2.0 * (self.high - self.low)
+        return EnvAction(self.low + (action + 1.0) / 2.0 * (self.high - self.low))

@@ -1,4 +1,4 @@
-"""Reverse processes. Their noise is an argument, so that a caller decides (and a test knows) what is drawn."""
+"""The reverse process. Its noise is an argument, so that a caller decides (and a test knows) what is drawn."""
 
 from __future__ import annotations
 
@@ -41,30 +41,3 @@ def sample_ancestral(
     step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
     x, _ = jax.lax.scan(step, noise[0], (*backwards, step_noise), unroll=min(schedule.num_steps, UNROLL))
     return jnp.clip(x, -clip, clip)
-
-
-def sample_ddim(
-    schedule: Schedule, denoise: Denoise, x_last: Float[Array, "*b d"], num_steps: int, clip: float = 1.0
-) -> Float[Array, "*b d"]:
-    """DDIM with eta = 0 over `num_steps` evenly spaced time steps: deterministic given x_T, x_0 clipped at every step.
-
-    Where the clip acts, eps is recomputed from the clipped x_0, so that x_{t-1} stays on the implied line.
-    Reference: DDIM (arXiv:2010.02502), eq. 12 with sigma = 0.
-    """
-    if not 1 <= num_steps <= schedule.num_steps:
-        raise ValueError(
-            f"num_steps is {num_steps}: DDIM needs between 1 and the schedule's {schedule.num_steps} steps"
-        )
-    times = np.linspace(schedule.num_steps - 1, 0, num_steps).round().astype(int)
-    alpha_bar = schedule.alpha_bar[times]
-    alpha_bar_next = np.append(alpha_bar[1:], 1.0).astype(np.float32)
-
-    def step(xt, constants):
-        t, alpha_bar, alpha_bar_next = constants
-        x0 = jnp.clip(predict_x0(schedule, xt, t, denoise(xt, t)), -clip, clip)
-        eps = (xt - jnp.sqrt(alpha_bar) * x0) / jnp.sqrt(1.0 - alpha_bar)
-        return jnp.sqrt(alpha_bar_next) * x0 + jnp.sqrt(1.0 - alpha_bar_next) * eps, None
-
-    constants = (jnp.asarray(times), jnp.asarray(alpha_bar), jnp.asarray(alpha_bar_next))
-    x, _ = jax.lax.scan(step, x_last, constants, unroll=min(num_steps, UNROLL))
-    return x

@@ -33,6 +33,11 @@ class Critic(eqx.Module):
         x = jnp.concatenate([observation, action], axis=-1)
         return jax.vmap(lambda network: network(x)[..., 0])(self.networks)
 
+    @property
+    def first(self) -> QNetwork:
+        """Q_1 alone."""
+        return QNetwork(jax.tree.map(lambda leaf: leaf[0], self.networks))
+
     def pair(self, first: Bool[Array, ""]) -> tuple[QNetwork, QNetwork]:
         """Both networks of an ensemble of two, one by one: Q_1, Q_2 where `first`, else Q_2, Q_1."""
         index = jnp.where(first, 0, 1)

@@ -42,16 +42,12 @@ class Denoiser(eqx.Module):
         fan_in = spec.action_size + time_size + spec.observation_size
         self.body = MLP((fan_in, *[width] * depth, spec.action_size), key_body)
 
-    def __call__(
-        self, xt: Float[Array, "*b act"], t: Int[Array, "*#b"], observation: Float[Array, "*b obs"]
-    ) -> Float[Array, "*b act"]:
-        """eps_theta(x_t, s, t): the plain form."""
-        time = self.time(sinusoidal_embedding(t, self.time_size))
-        time = jnp.broadcast_to(time, (*xt.shape[:-1], self.time_size))
-        return self.body(jnp.concatenate([xt, time, observation], axis=-1))
+    @property
+    def action_size(self) -> int:
+        return self.body.layers[-1].bias.shape[-1]
 
     def given(self, observation: Float[Array, "*b obs"], num_steps: int) -> Denoise:
-        """eps_theta(., s, .) with what does not depend on x_t computed once for a whole reverse chain.
+        """eps_theta(., s, .), with what does not depend on x_t computed once for a whole reverse chain.
 
         The first layer's product is split by rows of its weight: [x_t, time, s] W = x_t W_x + time W_t + s W_s. The
         time part is a table over the `num_steps` values of t, which must be the schedule's. Axes of x_t that the

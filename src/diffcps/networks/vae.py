@@ -14,6 +14,10 @@ LOG_STD_RANGE = (-4.0, 15.0)
 """The encoder's log-std is clipped to it (BCQ's program)."""
 
 
+LATENT_SIZES = 2
+"""Dimensions of the latent for each dimension of an action (BCQ's program)."""
+
+
 class VAE(eqx.Module):
     """q(z | s, a) = N(mean, diag std^2) and a decoder a = tanh(u(s, z)); z has twice the dimensions of an action.
 
@@ -28,7 +32,7 @@ class VAE(eqx.Module):
     def __init__(self, spec: Spec, width: int, key: Key):
         key_encoder, key_decoder = jax.random.split(key)
         observation, action = spec
-        self.latent_size = 2 * action
+        self.latent_size = LATENT_SIZES * action
         self.encoder = MLP((observation + action, width, width, 2 * self.latent_size), key_encoder, jax.nn.relu)
         self.decoder = MLP((observation + self.latent_size, width, width, action), key_decoder, jax.nn.relu)
 
@@ -49,6 +53,7 @@ class VAE(eqx.Module):
         """a = tanh(u(s, z))."""
         return jnp.tanh(self.decode_pre_tanh(observation, latent))
 
-    def draw_latent(self, key: Key, axes: tuple[int, ...], bound: Real) -> Float[Array, "*axes latent"]:
-        """z ~ N(0, I) clipped to [-bound, bound]: what actions are decoded from when there is none to encode."""
-        return jnp.clip(jax.random.normal(key, (*axes, self.latent_size)), -bound, bound)
+
+def draw_latent(key: Key, axes: tuple[int, ...], action_size: int, bound: Real) -> Float[Array, "*axes latent"]:
+    """z ~ N(0, I) clipped to [-bound, bound]: what actions are decoded from when there is none to encode."""
+    return jnp.clip(jax.random.normal(key, (*axes, LATENT_SIZES * action_size)), -bound, bound)

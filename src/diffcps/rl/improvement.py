@@ -22,6 +22,11 @@ def normalised_q_loss(q: Float[Array, " b"], q_other: Float[Array, " b"]) -> Sca
     return -jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q_other)))
 
 
+def repeated(observation: Float[Array, "*b obs"], times: int) -> Float[Array, "*b times obs"]:
+    """Each observation so many times: one for each candidate action."""
+    return jnp.repeat(observation[..., None, :], times, axis=-2)
+
+
 def choose_candidate(
     candidates: Float[Array, "*b k act"],
     q: Float[Array, "*b k"],

@@ -2,169 +2,172 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffcps.evaluation.scores import mean_and_std_over_members, normalised_score
-from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE, tidy
-from diffcps.types import UserError
+from diffcps.algorithms import ALGORITHMS
+from diffcps.evaluation.scores import mean_and_std_over_members
+from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, TEAL, save_figure, tidy
+from diffcps.run.folder import RunFolder
+from diffcps.run.record import Evaluation, Measurement, Reference, RunRecord
+from diffcps.tasks.references import normalised_score
+from diffcps.training.members import Member
+from diffcps.types import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (BLUE, ORANGE, GREEN, "#b5483f", "#7d62a8", "#3d9aa8")
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, TEAL)
 """One per combination of swept values; with more combinations the colours come from a scale."""
 LEGEND_COLUMNS = 5
 FEW = 40
 """Up to so many points of a line are marked."""
 
-Row = dict[str, Any]
+
+class Point(NamedTuple):
+    """One number of one member."""
+
+    update: int
+    member: Member
+    value: float
 
 
-class Panel(NamedTuple):
-    """One metric over updates: its key in a row, its title, and whether its axis is logarithmic."""
-
-    key: str
-    title: str
-    logarithmic: bool = False
-
-
-PANELS = (
-    Panel("actor/bc_loss", "Denoising loss $L_c$", logarithmic=True),
-    Panel("dual/multiplier", "Lagrange multiplier λ"),
-    Panel("critic/q", "Q of the data's actions"),
-    Panel("critic/loss", "Critic loss (squared TD errors)", logarithmic=True),
-)
-
-
-def save_curves(run: Path, path: Path) -> None:
-    """Draws the logs of the run folder `run` into the PNG file `path`, which is replaced as a whole.
+def save_curves(folder: RunFolder, path: Path) -> None:
+    """Draws the logs of a run into the PNG file `path`, which is replaced as a whole.
 
     Raises `UserError` where it cannot be written.
     """
-    config = json.loads((run / "config.json").read_text())
-    figure = curves_figure(config, _rows(run / "metrics.jsonl"), _rows(run / "evaluations.jsonl"))
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        figure.savefig(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: the picture cannot be written ({error.strerror}); check the folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    record = folder.read_record()
+    members = record.members
+    save_figure(curves_figure(record, folder.read_measurements(members), folder.read_evaluations(members)), path)
 
 
-def curves_figure(config: Mapping[str, Any], metrics: Sequence[Row], evaluations: Sequence[Row]) -> Figure:
-    """Scores and metrics over updates, a panel each where there are any.
+def curves_figure(record: RunRecord, measurements: Sequence[Measurement], evaluations: Sequence[Evaluation]) -> Figure:
+    """Scores and the method's main metrics over updates, one under the other where there are any.
 
     Seeds are thin lines; their mean, as long as all of them are there, a thick one with a band of one standard
     deviation; each combination of swept values has its colour.
     """
     from matplotlib.figure import Figure
 
-    scored = [row for row in evaluations if row["score"] is not None]
-    panels = [panel for panel in PANELS if any(row.get(panel.key) is not None for row in metrics)]
-    colours = _colours(config, metrics or evaluations)
-
-    columns = len(panels) if len(panels) < 4 else 2
-    heights = [3.6] * bool(scored) + [2.7] * (-(-len(panels) // columns) if panels else 0)
-    legend_rows = -(-len(colours) // LEGEND_COLUMNS) if config["sweep"] else 0
+    scores = [Point(row.update, row.member, row.score) for row in evaluations if row.score is not None]
+    metrics = [
+        (metric, points)
+        for name, metric in ALGORITHMS[record.algorithm].METRICS.items()
+        if metric.symbol and (points := _points(measurements, name))
+    ]
+    colours = _colours(record, [row.member for row in measurements] or [row.member for row in evaluations])
+    columns = len(metrics) if len(metrics) < 4 else 2
+    heights = [3.6] * bool(scores) + [2.7] * (-(-len(metrics) // columns) if metrics else 0)
+    labels = _legend_labels(record, colours)
+    legend_columns = _legend_columns(labels)
+    legend_rows = -(-len(labels) // legend_columns)
     figure = Figure(figsize=(11, sum(heights) + 0.9 + 0.25 * legend_rows), layout="constrained", facecolor="white")
-    figure.suptitle(_title(config), fontsize=12, color=INK, linespacing=1.5)
+    figure.suptitle(_title(record), fontsize=12, color=INK, linespacing=1.5)
     if not heights:
         figure.text(0.5, 0.3, "nothing is logged yet", ha="center", color=GREY)
         return figure
 
     grid = figure.add_gridspec(len(heights), max(columns, 1), height_ratios=heights)
-    if scored:
-        axes = figure.add_subplot(grid[0, :])
-        _draw(axes, scored, "score", config, colours)
-        title = f"Score: mean return of {config['episodes']} episodes"
-        if config.get("data_return") is not None:
-            axes.axhline(config["data_return"], color=INK, linewidth=1, linestyle="--")
-            title += ", and of the data's episodes (dashed)"
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
-        if config["reference"] is not None:
-            _normalised_axis(axes, config["reference"])
-    for i, panel in enumerate(panels):
-        axes = figure.add_subplot(grid[bool(scored) + i // columns, i % columns])
-        _draw(axes, metrics, panel.key, config, colours)
-        title = panel.title
-        if panel.key == "actor/bc_loss" and _draw_kappa(axes, config, colours):
-            title += " and its bound κ (dashed)"
-        if panel.logarithmic:
-            _logarithmic(axes)
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
-    if config["sweep"]:
-        _legend(figure, config, colours)
+    if scores:
+        _draw_scores(figure.add_subplot(grid[0, :]), scores, record, colours)
+    for i, (metric, points) in enumerate(metrics):
+        axes = figure.add_subplot(grid[bool(scores) + i // columns, i % columns])
+        _draw_metric(axes, metric, points, record, colours)
+    if labels:
+        _legend(figure, labels, legend_columns)
     return figure
 
 
-def _rows(path: Path) -> list[Row]:
-    """The rows of a log; a last line that a kill left unfinished is not counted."""
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+def _points(measurements: Sequence[Measurement], name: str) -> list[Point]:
+    return [
+        Point(row.update, row.member, value) for row in measurements if (value := row.metrics.get(name)) is not None
+    ]
 
 
 Combination = tuple[float, ...]
 """The swept values of a member."""
-Colours = dict[Combination, Any]
+Colour = str | tuple[float, ...]
+Colours = Mapping[Combination, Colour]
 
 
-def _combination(row: Row, config: Mapping[str, Any]) -> Combination:
-    return tuple(row[name] for name in config["sweep"])
+def _combination(member: Member) -> Combination:
+    return tuple(member.swept.values())
 
 
-def _colours(config: Mapping[str, Any], rows: Sequence[Row]) -> Colours:
+def _colours(record: RunRecord, members: Sequence[Member]) -> Colours:
     from matplotlib import colormaps
 
-    combinations = list(dict.fromkeys(_combination(row, config) for row in rows))
+    combinations = list(dict.fromkeys(map(_combination, members or record.members)))
     if len(combinations) <= len(COLOURS):
         return dict(zip(combinations, COLOURS, strict=False))
-    return dict(zip(combinations, colormaps["viridis"](np.linspace(0, 0.85, len(combinations))), strict=True))
+    shades = colormaps["viridis"](np.linspace(0, 0.85, len(combinations)))
+    return dict(zip(combinations, map(tuple, shades.tolist()), strict=True))
 
 
-def _draw(axes: Axes, rows: Sequence[Row], key: str, config: Mapping[str, Any], colours: Colours) -> None:
-    several = len(config["seeds"]) > 1
-    thin, thick = {"linewidth": 0.8, "alpha": 0.45, "markersize": 2.0}, {"linewidth": 1.8, "markersize": 3.5}
+def _draw_scores(axes: Axes, scores: Sequence[Point], record: RunRecord, colours: Colours) -> None:
+    _draw(axes, scores, record, colours)
+    title = f"Score: mean return of {record.settings.episodes} episodes"
+    if record.data_return is not None:
+        axes.axhline(record.data_return, color=INK, linewidth=1, linestyle="--")
+        title += ", and of the data's episodes (dashed)"
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    if record.reference is not None:
+        _normalised_axis(axes, record.reference)
+
+
+def _draw_metric(axes: Axes, metric: Metric, points: Sequence[Point], record: RunRecord, colours: Colours) -> None:
+    _draw(axes, points, record, colours)
+    title = metric.title
+    if metric.bound and _draw_bound(axes, metric.bound, record, colours):
+        title += f" and its bound {metric.bound} (dashed)"
+    if metric.scale == "log" and all(point.value > 0 for point in points):
+        _logarithmic(axes)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+
+
+def _draw(axes: Axes, points: Sequence[Point], record: RunRecord, colours: Colours) -> None:
+    num_seeds = len(record.settings.seeds)
     for combination, colour in colours.items():
-        own = [row for row in rows if _combination(row, config) == combination and row.get(key) is not None]
         seeds: dict[int, dict[int, float]] = {}
-        for row in own:
-            seeds.setdefault(row["seed"], {})[row["update"]] = row[key]
-        for points in seeds.values():
-            _line(axes, list(points), list(points.values()), colour, thin if several else thick)
-        common = sorted(set.intersection(*map(set, seeds.values()))) if len(seeds) == len(config["seeds"]) else []
-        if several and common:
-            mean, std = mean_and_std_over_members([[points[update] for update in common] for points in seeds.values()])
+        for point in points:
+            if _combination(point.member) == combination:
+                seeds.setdefault(point.member.seed, {})[point.update] = point.value
+        for of_seed in seeds.values():
+            _line(axes, list(of_seed), list(of_seed.values()), colour, thick=num_seeds == 1)
+        common = sorted(set.intersection(*map(set, seeds.values()))) if len(seeds) == num_seeds else []
+        if num_seeds > 1 and common:
+            values = [[of_seed[update] for update in common] for of_seed in seeds.values()]
+            mean, std = mean_and_std_over_members(values)
             axes.fill_between(common, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-            _line(axes, common, mean, colour, thick)
-    axes.set_xlim(0, 1.02 * config["updates"])
+            _line(axes, common, mean.tolist(), colour, thick=True)
+    axes.set_xlim(0, 1.02 * record.settings.updates)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     axes.set_xlabel("updates", color=INK, fontsize=9)
     tidy(axes)
 
 
-def _line(axes: Axes, updates: Sequence[int], values: Any, colour: Any, style: Mapping[str, Any]) -> None:
-    axes.plot(updates, values, color=colour, marker="o" if len(updates) <= FEW else "", **style)
+def _line(axes: Axes, updates: Sequence[int], values: Sequence[float], colour: Colour, thick: bool) -> None:
+    width, alpha, size = (1.8, 1.0, 3.5) if thick else (0.8, 0.45, 2.0)
+    marker = "o" if len(updates) <= FEW else ""
+    axes.plot(updates, values, color=colour, linewidth=width, alpha=alpha, markersize=size, marker=marker)
 
 
-def _draw_kappa(axes: Axes, config: Mapping[str, Any], colours: Colours) -> bool:
-    """Dashed lines at the bounds on L_c, where the algorithm has one; whether there are any."""
-    names = list(config["sweep"])
-    if "kappa" in names:
-        bounds = {combination[names.index("kappa")]: colour for combination, colour in colours.items()}
+def _draw_bound(axes: Axes, field: str, record: RunRecord, colours: Colours) -> bool:
+    """Dashed lines at the values of the field that bounds a metric; whether there are any."""
+    names = list(record.sweep)
+    if field in names:
+        bounds = {combination[names.index(field)]: colour for combination, colour in colours.items()}
     else:
-        bounds = {float(config["config"].get("kappa", math.inf)): INK}
-    drawn = [kappa for kappa in bounds if 0 < kappa < math.inf]
-    for kappa in drawn:
-        axes.axhline(kappa, color=bounds[kappa] if names == ["kappa"] else INK, linewidth=1, linestyle="--")
+        bounds = {float(getattr(record.config, field)): INK}
+    drawn = [bound for bound in bounds if 0 < bound < math.inf]
+    for bound in drawn:
+        axes.axhline(bound, color=bounds[bound] if names == [field] else INK, linewidth=1, linestyle="--")
     return bool(drawn)
 
 
@@ -178,10 +181,10 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _normalised_axis(axes: Axes, reference: Sequence[float]) -> None:
+def _normalised_axis(axes: Axes, reference: Reference) -> None:
     low, high = reference
 
-    def raw(score: Any) -> np.ndarray:
+    def raw(score: np.ndarray) -> np.ndarray:
         return low + np.asarray(score) / 100 * (high - low)
 
     right = axes.secondary_yaxis("right", functions=(lambda score: normalised_score(score, (low, high)), raw))
@@ -190,25 +193,39 @@ def _normalised_axis(axes: Axes, reference: Sequence[float]) -> None:
     right.spines["right"].set_color(GREY)
 
 
-def _legend(figure: Figure, config: Mapping[str, Any], colours: Colours) -> None:
+def _legend_labels(record: RunRecord, colours: Colours) -> list[tuple[str, Colour]]:
+    """A label for each combination of swept values, none where nothing is swept."""
+    if not record.sweep:
+        return []
+    return [
+        (", ".join(f"{name} = {value:g}" for name, value in zip(record.sweep, combination, strict=True)), colour)
+        for combination, colour in colours.items()
+    ]
+
+
+def _legend_columns(labels: Sequence[tuple[str, Colour]]) -> int:
+    """As many as fit beside one another: about 130 characters, of which each label's line takes six."""
+    longest = max((len(label) for label, _ in labels), default=0)
+    return max(1, min(LEGEND_COLUMNS, 130 // (longest + 6)))
+
+
+def _legend(figure: Figure, labels: Sequence[tuple[str, Colour]], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    lines = []
-    for combination, colour in colours.items():
-        label = ", ".join(f"{name} = {value:g}" for name, value in zip(config["sweep"], combination, strict=True))
-        lines.append(Line2D([], [], color=colour, linewidth=1.8, label=label))
-    figure.legend(handles=lines, loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, fontsize=9)
+    lines = [Line2D([], [], color=colour, linewidth=1.8, label=label) for label, colour in labels]
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
-def _title(config: Mapping[str, Any]) -> str:
-    source = config["dataset"]["source"]
+def _title(record: RunRecord) -> str:
+    source = record.dataset.source
     source = source if len(source) <= 80 else "…" + source[-79:]
-    facts = [config["env"] or "no environment", _seeds_words(config["seeds"]), f"{config['updates']:,} updates"]
-    return f"{config['algorithm']} on {source}\n{'  ·  '.join(facts)}".replace("$", r"\$")
+    settings = record.settings
+    facts = [record.environment or "no environment", _seeds_text(settings.seeds), f"{settings.updates:,} updates"]
+    return f"{record.algorithm} on {source}\n{'  ·  '.join(facts)}".replace("$", r"\$")
 
 
-def _seeds_words(seeds: Sequence[int]) -> str:
+def _seeds_text(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
-    words = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]}, …, {seeds[-1]} ({len(seeds)})"
-    return f"seeds {words} (thin; mean ± std thick)"
+    text = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]}, …, {seeds[-1]} ({len(seeds)})"
+    return f"seeds {text} (thin; mean ± std thick)"

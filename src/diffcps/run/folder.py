@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from diffcps.storage import write_atomically
+from diffcps.run.record import Evaluation, Measurement, RunEvaluation, RunRecord, Summary
+from diffcps.storage import append_rows, locked, read_json, read_rows, write_atomically, write_json
+from diffcps.training.members import Member
 from diffcps.types import UserError
 
 
@@ -29,44 +28,63 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Creates the folder and holds it for this process; the lock goes with the process, however it ends."""
-        self.last.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path}: another process is writing this run; wait for it or choose another --out"
-                ) from None
+        """Creates the folder and holds it for this process. Raises `UserError` where another holds it."""
+        with locked(self.path):
+            self.last.parent.mkdir(parents=True, exist_ok=True)
             yield
 
-    def read_config(self) -> dict[str, Any]:
+    def read_record(self) -> RunRecord:
+        """config.json. Raises `UserError` where there is none, or none of this library."""
         try:
-            return json.loads(self.config.read_text())
+            return RunRecord.from_json(read_json(self.config))
         except FileNotFoundError:
             raise UserError(f"{self.path}: not a run folder (it has no config.json)") from None
-        except ValueError as error:
-            raise UserError(f"{self.config}: not valid JSON ({error})") from None
+        except KeyError as error:
+            raise UserError(f"{self.config}: not of a run of this version of diffcps (it has no {error})") from None
+        except UserError as error:
+            raise UserError(str(error) if str(self.config) in str(error) else f"{self.config}: {error}") from None
 
-    def write_json(self, path: Path, content: Any) -> None:
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    def write_record(self, record: RunRecord) -> None:
+        """Replaces config.json."""
+        write_json(self.config, record.to_json())
 
-    def append(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds rows to a log and waits until they are on disk."""
-        with open(path, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
+    def append_measurements(self, rows: Iterable[Measurement]) -> None:
+        """Adds to metrics.jsonl."""
+        append_rows(self.metrics, (row.to_json() for row in rows))
 
-    def rows(self, path: Path) -> list[dict[str, Any]]:
-        """The rows of a log; a last line that a kill left unfinished is not counted."""
-        if not path.exists():
-            return []
-        lines = path.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+    def append_evaluations(self, rows: Iterable[Evaluation]) -> None:
+        """Adds to evaluations.jsonl."""
+        append_rows(self.evaluations, (row.to_json() for row in rows))
+
+    def read_measurements(self, members: Sequence[Member]) -> list[Measurement]:
+        """metrics.jsonl, whole lines only."""
+        return [Measurement.from_json(row, members) for row in read_rows(self.metrics)]
+
+    def read_evaluations(self, members: Sequence[Member]) -> list[Evaluation]:
+        """evaluations.jsonl, whole lines only."""
+        return [Evaluation.from_json(row, members) for row in read_rows(self.evaluations)]
 
     def forget_after(self, update: int) -> None:
         """Drops what was logged after `update`: it will be made again."""
         for path in (self.metrics, self.evaluations):
-            kept = [row for row in self.rows(path) if row["update"] <= update]
+            kept = [row for row in read_rows(path) if int(str(row["update"])) <= update]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def write_summary(self, summary: Summary) -> None:
+        """Replaces summary.json."""
+        write_json(self.summary, summary.to_json())
+
+    def read_summary(self) -> Summary:
+        """summary.json. Raises `UserError` where the run has not got so far."""
+        try:
+            return Summary.from_json(read_json(self.summary), self.read_record().members)
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: has no summary.json; the run was stopped before it had one") from None
+
+    def evaluation_file(self, checkpoint: str) -> Path:
+        """Where new episodes with the policies of a checkpoint are written down."""
+        return self.path / f"evaluation-{checkpoint}.json"
+
+    def write_evaluation(self, evaluation: RunEvaluation) -> None:
+        """Replaces evaluation-CHECKPOINT.json."""
+        write_json(self.evaluation_file(evaluation.checkpoint), evaluation.to_json())

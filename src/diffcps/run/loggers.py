@@ -1,66 +1,77 @@
-"""Other places to send metrics to. Each logger is a display, so that the loop knows one kind of listener."""
+"""Other places to send metrics to. Each logger is a display, so that a run knows one kind of listener."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from diffcps.run.progress import Silent
-from diffcps.types import Display, UserError
+from diffcps.run.progress import Display, Silent
+from diffcps.run.record import Evaluation, Measurement, RunRecord
+from diffcps.types import UserError
 
-NOT_METRICS = ("update", "member", "seed", "returns", "lengths", "diagnose")
+
+class _Writer(Protocol):
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object: ...
+    def flush(self) -> object: ...
+
+
+class _Run(Protocol):
+    def log(self, data: dict[str, float], step: int) -> object: ...
+    def finish(self) -> object: ...
 
 
 class TensorBoard(Silent):
     """Scalars of every member for TensorBoard, one sub-folder a member."""
 
-    def __init__(self, folder: Path, labels: Sequence[str]):
+    def __init__(self, folder: Path):
         try:
-            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+            from tensorboardX import SummaryWriter  # pyright: ignore
         except ImportError:
             raise UserError("--tensorboard needs tensorboardX: pip install 'diffcps[tensorboard]'") from None
-        self._open = lambda label: SummaryWriter(str(folder / label.replace(", ", "-").replace(" ", "_")))
-        self._labels = labels
+        self._open: Callable[[str], _Writer] = lambda name: SummaryWriter(str(folder / name))
+        self._writers: list[_Writer] = []
 
-    def start(self, update: int, best: Mapping[int, float]) -> None:
-        self._writers = [self._open(label) for label in self._labels]
+    def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
+        names = [member.label.replace(", ", "-").replace(" ", "_") for member in record.members]
+        self._writers = [self._open(name) for name in names]
 
-    def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
+    def logged(self, update: int, rows: Sequence[Measurement]) -> None:
         for row in rows:
             for name, value in _scalars(row).items():
-                self._writers[row["member"]].add_scalar(name, value, update)
+                self._writers[row.member.index].add_scalar(name, value, update)
 
-    def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
+    def evaluated(self, update: int, rows: Sequence[Evaluation]) -> None:
         for row in rows:
             for name, value in _evaluation_scalars(row).items():
-                self._writers[row["member"]].add_scalar(name, value, update)
-            self._writers[row["member"]].flush()
+                self._writers[row.member.index].add_scalar(name, value, update)
+            self._writers[row.member.index].flush()
 
 
 class WandB(Silent):
     """One Weights & Biases run for all members: `seed 0/critic/loss`. WANDB_MODE=offline needs no account."""
 
-    def __init__(self, project: str, folder: Path, labels: Sequence[str]):
+    def __init__(self, project: str, folder: Path):
         try:
-            import wandb  # pyright: ignore[reportMissingImports]
+            import wandb  # pyright: ignore
         except ImportError:
             raise UserError("--wandb needs wandb: pip install 'diffcps[wandb]'") from None
-        self._labels = labels
-        self._init = lambda: wandb.init(project=project, name=folder.name, dir=folder)
+        self._init: Callable[[], _Run] = lambda: wandb.init(project=project, name=folder.name, dir=folder)
+        self._run: _Run | None = None
 
-    def start(self, update: int, best: Mapping[int, float]) -> None:
+    def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
         self._run = self._init()
 
-    def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
-        self._log(update, rows, _scalars)
+    def logged(self, update: int, rows: Sequence[Measurement]) -> None:
+        self._log(update, {row.member.label: _scalars(row) for row in rows})
 
-    def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
-        self._log(update, rows, _evaluation_scalars)
+    def evaluated(self, update: int, rows: Sequence[Evaluation]) -> None:
+        self._log(update, {row.member.label: _evaluation_scalars(row) for row in rows})
 
-    def _log(self, update: int, rows: Sequence[dict[str, Any]], scalars: Any) -> None:
-        named = {f"{self._labels[row['member']]}/{name}": x for row in rows for name, x in scalars(row).items()}
-        self._run.log(named, step=update)
+    def _log(self, update: int, scalars: Mapping[str, Mapping[str, float]]) -> None:
+        named = {f"{label}/{name}": value for label, own in scalars.items() for name, value in own.items()}
+        if self._run is not None:
+            self._run.log(named, step=update)
 
 
 class Together:
@@ -69,15 +80,15 @@ class Together:
     def __init__(self, displays: Sequence[Display]):
         self._displays = displays
 
-    def start(self, update: int, best: Mapping[int, float]) -> None:
+    def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
         for display in self._displays:
-            display.start(update, best)
+            display.start(record, update, best)
 
     def waiting(self) -> None:
         for display in self._displays:
             display.waiting()
 
-    def logged(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
+    def logged(self, update: int, rows: Sequence[Measurement]) -> None:
         for display in self._displays:
             display.logged(update, rows)
 
@@ -85,7 +96,7 @@ class Together:
         for display in self._displays:
             display.evaluating(step, alive)
 
-    def evaluated(self, update: int, rows: Sequence[dict[str, Any]]) -> None:
+    def evaluated(self, update: int, rows: Sequence[Evaluation]) -> None:
         for display in self._displays:
             display.evaluated(update, rows)
 
@@ -94,10 +105,11 @@ class Together:
             display.note(text)
 
 
-def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in NOT_METRICS and isinstance(value, int | float)}
+def _scalars(row: Measurement) -> dict[str, float]:
+    known = {name: value for name, value in row.metrics.items() if value is not None}
+    return known | row.member.swept | {"updates_per_second": row.updates_per_second}
 
 
-def _evaluation_scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    diagnosis = {f"evaluation/{name}": value for name, value in row["diagnose"].items() if value is not None}
-    return diagnosis if row["score"] is None else {"evaluation/score": row["score"], **diagnosis}
+def _evaluation_scalars(row: Evaluation) -> dict[str, float]:
+    diagnosis = {f"evaluation/{name}": value for name, value in row.diagnosis.items() if value is not None}
+    return diagnosis if row.score is None else {"evaluation/score": row.score, **diagnosis}

@@ -1,11 +1,11 @@
-"""A trained policy, loaded from a run folder."""
+"""Trained policies: one member's, or all members of a run at once; and a run folder, read back."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,12 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.scaling import Scaling
-from diffcps.envs.make import check_fits
-from diffcps.evaluation.rollout import record_video, roll_out
-from diffcps.evaluation.scores import normalised_score
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
-from diffcps.run.train import members_of, reference_of
+from diffcps.run.record import RunRecord
 from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
-from diffcps.types import Algorithm, DatasetInfo, Spec, UserError
+from diffcps.types import Algorithm, Dataset, EnvAction, EnvObservation, NetAction, Spec, Tree, UserError
 
 Checkpoint = Literal["best", "last"]
 
@@ -29,16 +26,18 @@ Checkpoint = Literal["best", "last"]
 class Policy:
     """policy(observation) -> action, both NumPy arrays in the environment's units, with or without leading axes."""
 
-    def __init__(self, act, state: Any, scaling: Scaling, spec: Spec, member: Member, seed: int = 0):
+    def __init__(
+        self, algorithm: Algorithm[Tree], state: Tree, scaling: Scaling, spec: Spec, member: Member, seed: int = 0
+    ):
         self.spec = spec
         self.member = member
-        self._act = jax.jit(act)
+        self._act = jax.jit(algorithm.act)
         self._state = state
         self._scaling = scaling
         self._key = jax.random.key(seed)
         self._calls = 0
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
+    def __call__(self, observation: np.ndarray) -> EnvAction:
         """ "*b obs" -> "*b act". Each call draws anew; a policy loaded again with the same seed repeats its draws."""
         observation = np.asarray(observation, np.float32)
         if observation.shape[-1:] != (self.spec.observation_size,):
@@ -48,60 +47,81 @@ class Policy:
             )
         self._calls += 1
         key = jax.random.fold_in(self._key, self._calls)
-        return self._scaling.action(np.asarray(self._act(self._state, self._scaling.observation(observation), key)))
+        action = self._act(self._state, self._scaling.observation(EnvObservation(observation)), key)
+        return self._scaling.action(NetAction(np.asarray(action)))
+
+
+class MemberPolicies(NamedTuple):
+    """The policies of all members at one moment, as a roll-out asks them: units of the environment on either side."""
+
+    program: Program
+    state: Tree
+    scaling: Scaling
+    number: int
+    """With the step it names the draws: the number of updates made, or the seed of an evaluation."""
+
+    def __call__(self, observation: EnvObservation, step: int) -> EnvAction:
+        """ "members episodes obs" -> "members episodes act"."""
+        action = self.program.act(self.state, self.scaling.observation(observation), self.number, step)
+        return self.scaling.action(action)
+
+
+def program_of(record: RunRecord, members: Sequence[Member], dataset: Dataset | None) -> Program:
+    """Members of a run as one compiled program; without a dataset they can act, but not train."""
+    method, config, spec = ALGORITHMS[record.algorithm], record.config, record.spec
+
+    def make(swept: Mapping[str, float]) -> Algorithm[Tree]:
+        return method.make(dataclasses.replace(config, **swept), spec)
+
+    return Program(make, members, dataset)
 
 
 class LoadedRun(NamedTuple):
-    """A run, read back."""
+    """A run, read back, with one of its checkpoints."""
 
     folder: RunFolder
-    record: dict[str, Any]
-    """config.json"""
-    members: list[Member]
-    make: Callable[[Mapping[str, Any]], Algorithm]
-    """The algorithm with the given swept values."""
-    state: Any
-    """The members' states at the checkpoint, stacked."""
+    record: RunRecord
+    """The run as it was trained, but for how its policies act, where that was overridden."""
+    program: Program
+    state: Tree
+    """The members' states at the checkpoint, stacked, on the host."""
     updates: list[int]
     """How many updates each member had made by then."""
 
     @property
-    def spec(self) -> Spec:
-        return Spec(**self.record["spec"])
-
-    @property
     def scaling(self) -> Scaling:
-        return Scaling.of(DatasetInfo(**fields.from_json(DatasetInfo, self.record["dataset"])))
+        """Between the environment's units and the networks'."""
+        return Scaling.of(self.record.dataset)
+
+    def policies(self, number: int) -> MemberPolicies:
+        """All members' policies; `number` fixes their draws."""
+        return MemberPolicies(self.program, self.program.place(self.state), self.scaling, number)
 
 
 def load_run(run: str | Path, which: Checkpoint = "best", action_choice: str | None = None) -> LoadedRun:
     """A run folder with one of its checkpoints; `action_choice` overrides how its policies act. Raises `UserError`."""
     folder = RunFolder(run)
-    record = folder.read_config()
-    module = ALGORITHMS.get(record.get("algorithm", ""))
-    if module is None:
-        raise UserError(f"{folder.config}: names no algorithm of this version of diffcps")
-    values = fields.from_json(module.Config, record["config"])
+    record = folder.read_record()
     if action_choice is not None:
+        values = fields.values_of(record.config)
         if "action_choice" not in values:
-            raise UserError(f"{record['algorithm']} has one way to act: leave out the action choice")
-        values["action_choice"] = action_choice
-    config = fields.build(module.Config, values)
-    spec = Spec(**record["spec"])
-
-    def make(swept: Mapping[str, Any]) -> Algorithm:
-        return module.make(dataclasses.replace(config, **swept), spec)
-
+            raise UserError(f"{record.algorithm} has one way to act: leave out the action choice")
+        kind = ALGORITHMS[record.algorithm].Config
+        config = fields.build(kind, values | {"action_choice": action_choice})
+        record = dataclasses.replace(record, config=config)
     path = {"best": folder.best, "last": folder.last}[which]
     if not path.exists():
         others = [name for name, other in (("best", folder.best), ("last", folder.last)) if other.exists()]
         hint = f"it has the checkpoint {others[0]}" if others else "it was stopped before its first evaluation"
         raise UserError(f"{folder.path}: has no checkpoint {which}; {hint}")
-    members = members_of(record)
-    state, information = checkpoint.load(path, jax.eval_shape(Program(make, members, None).init))
-    update = information["update"]
-    updates = update if isinstance(update, list) else [update] * len(members)
-    return LoadedRun(folder, record, members, make, state, updates)
+    program = program_of(record, record.members, None)
+    state, information = checkpoint.load(path, jax.eval_shape(program.init))
+    return LoadedRun(folder, record, program, state, _updates(information["update"], len(record.members)))
+
+
+def _updates(made: object, num_members: int) -> list[int]:
+    """Each member's number of updates: `last` has one for all, `best` one for each."""
+    return [int(str(x)) for x in made] if isinstance(made, list) else [int(str(made))] * num_members
 
 
 def load_policy(
@@ -117,82 +137,10 @@ def load_policy(
     `action_choice` overrides how it acts (sample, softmax_q, argmax_q); `seed` fixes its draws. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
-    if not 0 <= member < len(loaded.members):
-        raise UserError(f"{run}: has no member {member}; it has members 0 to {len(loaded.members) - 1}")
-    act = loaded.make(loaded.members[member].swept).act
+    record, members = loaded.record, loaded.record.members
+    if not 0 <= member < len(members):
+        raise UserError(f"{run}: has no member {member}; it has members 0 to {len(members) - 1}")
+    config = dataclasses.replace(record.config, **members[member].swept)
+    algorithm = ALGORITHMS[record.algorithm].make(config, record.spec)
     state = jax.tree.map(lambda x: jnp.asarray(x[member]), loaded.state)
-    return Policy(act, state, loaded.scaling, loaded.spec, loaded.members[member], seed)
-
-
-def evaluate(
-    run: str | Path,
-    checkpoint: Checkpoint = "best",
-    *,
-    episodes: int = 20,
-    seed: int = 1000,
-    environment: str | None = None,
-    action_choice: str | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Whole episodes with every member of a run, from start states that training did not use.
-
-    Episode e starts from seed `seed` + e. `success` is the share of episodes that the environment calls a success at
-    their last step (None where it does not say). The result is also written into the run folder, as
-    `evaluation-<checkpoint>.json`. Raises `UserError`.
-    """
-    loaded = load_run(run, checkpoint, action_choice)
-    environment = environment or loaded.record["env"]
-    if environment is None:
-        raise UserError(f"{run}: was trained without an environment; name one with --env")
-    info = DatasetInfo(**fields.from_json(DatasetInfo, loaded.record["dataset"]))
-    check_fits(loaded.spec, info, environment)
-    program = Program(loaded.make, loaded.members, None)
-    state = program.place(loaded.state)
-
-    def act(observation: np.ndarray, step: int) -> np.ndarray:
-        return program.act(state, observation, seed, step)
-
-    played = roll_out(loaded.scaling.wrap(act), environment, len(loaded.members), episodes, seed=seed, on_step=on_step)
-    reference = reference_of(info, environment)
-    rows = []
-    for member, updates in zip(loaded.members, loaded.updates, strict=True):
-        returns = played.returns[member.index]
-        score = float(returns.mean())
-        rows.append(
-            {
-                **member.columns,
-                "updates": updates,
-                "score": score,
-                "std": float(returns.std()),
-                "normalised": None if reference is None else float(normalised_score(score, reference)),
-                "success": None if played.successes is None else float(played.successes[member.index].mean()),
-                "returns": returns.tolist(),
-                "lengths": played.lengths[member.index].tolist(),
-            }
-        )
-    result = {
-        "algorithm": loaded.record["algorithm"],
-        "checkpoint": checkpoint,
-        "env": environment,
-        "episodes": episodes,
-        "seed": seed,
-        "action_choice": action_choice or loaded.record["config"].get("action_choice"),
-        "members": rows,
-    }
-    loaded.folder.write_json(loaded.folder.path / f"evaluation-{checkpoint}.json", result)
-    return result
-
-
-def film(
-    run: str | Path,
-    path: Path,
-    checkpoint: Checkpoint = "best",
-    *,
-    member: int,
-    seed: int,
-    environment: str,
-    action_choice: str | None = None,
-) -> float:
-    """Writes an mp4 of one episode of a member and returns the return of what is seen (extra: video)."""
-    policy = load_policy(run, checkpoint, member=member, action_choice=action_choice, seed=seed)
-    return record_video(lambda observation, step: policy(observation), environment, path, seed=seed)
+    return Policy(algorithm, state, loaded.scaling, record.spec, members[member], seed)

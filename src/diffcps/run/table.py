@@ -1,42 +1,39 @@
-"""The scores of a run as a table in the terminal."""
+"""The scores of runs as tables: in the terminal, and in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from diffcps.evaluation.scores import mean_and_std_over_members, normalised_score
+from diffcps.algorithms import ALGORITHMS
+from diffcps.evaluation.scores import Score, mean_and_std_over_members
+from diffcps.run.folder import RunFolder
+from diffcps.run.record import SCORE_KINDS, Evaluation, MemberScores, Reference, RunEvaluation, Summary
+from diffcps.tasks.references import normalised_score
+from diffcps.types import UserError
 
-KINDS = ("last", "best", "mean_of_last", "offline_selected")
 CHOSEN = ("best", "offline_selected")
 """Scores whose evaluation is chosen among all: the table says which one it was."""
-EVALUATION_COLUMNS = ("member", "seed", "updates", "score", "std", "normalised", "success", "returns", "lengths")
 EXPLANATION = (
     "Return (normalised score). best: the evaluation with the highest return, chosen by asking the environment; "
     "offline-selected: the one with the lowest selection/loss, chosen without it; at: after how many updates."
 )
 
 
-def run_table(summary: Mapping[str, Any]) -> Table:
-    """A run's summary as a rich table: a row per member; with several seeds, mean ± std over them per combination.
+def run_table(summary: Summary) -> Table:
+    """A run's summary as a rich table: a row per member; with several seeds, mean ± std over them per combination."""
+    members = summary.members
+    swept = list(members[0].member.swept)
+    kinds = [kind for kind in SCORE_KINDS if any(_score(row, kind) for row in members)]
 
-    `summary` is what `diffcps.run.train.train` returns and `summary.json` holds.
-    """
-    members = summary["members"]
-    swept = [name for name in members[0] if name not in ("member", "seed", *KINDS)]
-    kinds = [kind for kind in KINDS if any(member.get(kind) for member in members)]
-
-    title = f"{summary['algorithm']} on {summary['env'] or 'no environment'}, {summary['updates']:,} updates"
+    title = f"{summary.algorithm} on {summary.environment or 'no environment'}, {summary.updates:,} updates"
     caption = EXPLANATION if kinds else "No scores: the run has no environment, or was not evaluated."
-    if kinds and summary.get("data_return") is not None:
-        reference = summary["reference"]
-        mean = summary["data_return"]
-        normalised = None if reference is None else float(normalised_score(mean, tuple(reference)))
-        title += f"; mean return of the data: {score_words(mean, normalised)}"
+    if kinds and summary.data_return is not None:
+        title += f"; mean return of the data: {_return_text(summary.data_return, summary.reference)}"
     table = Table(title=Text(title), title_justify="left", caption=Text(caption), caption_justify="left", min_width=60)
     table.box, table.pad_edge, table.collapse_padding = box.SIMPLE, False, True
     for name in (*swept, "seed"):
@@ -46,79 +43,155 @@ def run_table(summary: Mapping[str, Any]) -> Table:
         if kind in CHOSEN:
             table.add_column("at", justify="right", style="dim")
 
-    combinations: dict[tuple[float, ...], list[Mapping[str, Any]]] = {}
-    for member in members:
-        combinations.setdefault(tuple(member[name] for name in swept), []).append(member)
+    combinations: dict[tuple[float, ...], list[MemberScores]] = {}
+    for row in members:
+        combinations.setdefault(tuple(row.member.swept.values()), []).append(row)
     for combination, own in combinations.items():
-        values = [f"{float(value):g}" for value in combination]
-        for member in own:
-            cells = [cell for kind in kinds for cell in _cells(kind, member.get(kind), summary["updates"])]
-            table.add_row(*values, str(member["seed"]), *cells)
+        values = [f"{value:g}" for value in combination]
+        for row in own:
+            cells = [cell for kind in kinds for cell in _cells(kind, _score(row, kind), summary.updates)]
+            table.add_row(*values, str(row.member.seed), *cells)
         if len(own) > 1:
-            cells = [cell for kind in kinds for cell in _mean_cells(kind, [member.get(kind) for member in own])]
+            cells = [cell for kind in kinds for cell in _mean_cells(kind, [_score(row, kind) for row in own])]
             table.add_row(*values, "mean ± std", *cells, style="bold")
             table.add_section()
     return table
 
 
-def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """What `diffcps.run.policy.evaluate` returns, as a rich table, a row per member."""
+def evaluation_table(result: RunEvaluation) -> Table:
+    """New episodes with the policies of a run, as a rich table, a row per member."""
     title = (
-        f"{result['algorithm']} in {result['env']}, checkpoint {result['checkpoint']}, {result['episodes']} episodes "
-        f"from seed {result['seed']}"
+        f"{result.algorithm} in {result.environment}, checkpoint {result.checkpoint}, {result.episodes} episodes "
+        f"from seed {result.seed}"
     )
-    members = result["members"]
-    swept = [name for name in members[0] if name not in EVALUATION_COLUMNS]
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    success = ("success",) if members[0].get("success") is not None else ()
+    success = ("success",) if result.members[0].success is not None else ()
+    swept = result.members[0].member.swept
     for name in (*swept, "seed", "updates", "return", "std over episodes", "normalised", *success):
         table.add_column(Text(name), justify="right")
-    for row in members:
-        normalised = "–" if row["normalised"] is None else f"{row['normalised']:.1f}"
-        words = [number_words(row["score"]), f"{row['std']:.3g}", normalised, *(f"{row[name]:.3f}" for name in success)]
-        table.add_row(*(f"{float(row[name]):g}" for name in swept), str(row["seed"]), f"{row['updates']:,}", *words)
+    for row in result.members:
+        cells = [number_text(row.score), f"{row.std:.3g}", "–" if row.normalised is None else f"{row.normalised:.1f}"]
+        cells += [] if row.success is None else [f"{row.success:.3f}"]
+        values = (f"{value:g}" for value in row.member.swept.values())
+        table.add_row(*values, str(row.member.seed), f"{row.updates:,}", *cells)
     return table
 
 
-def score_words(score: float, normalised: float | None) -> str:
+def score_text(score: float, normalised: float | None) -> str:
     """A return and, where it is known, its normalised score in brackets: `3012 (93.1)`."""
-    return number_words(score) if normalised is None else f"{number_words(score)} ({normalised:.1f})"
+    return number_text(score) if normalised is None else f"{number_text(score)} ({normalised:.1f})"
 
 
-def number_words(value: float) -> str:
+def number_text(value: float) -> str:
     """Four digits; all digits before the point."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _heading(kind: str, members: Sequence[Mapping[str, Any]]) -> str:
+def _return_text(value: float, reference: Reference | None) -> str:
+    return score_text(value, None if reference is None else float(normalised_score(value, reference)))
+
+
+def _score(row: MemberScores, kind: str) -> Score | None:
+    return None if row.scores is None else getattr(row.scores, kind)
+
+
+def _heading(kind: str, members: Sequence[MemberScores]) -> str:
     if kind == "mean_of_last":
-        return f"mean of\nlast {max(len(member[kind]['updates']) for member in members if member.get(kind))}"
+        return f"mean of\nlast {max(len(row.scores.mean_of_last.updates) for row in members if row.scores)}"
     return kind.replace("_", "-\n")
 
 
-def _cells(kind: str, score: Mapping[str, Any] | None, updates: int) -> list[str]:
+def _cells(kind: str, score: Score | None, updates: int) -> list[str]:
     if score is None:
         return ["–", ""] if kind in CHOSEN else ["–"]
-    words = score_words(score["score"], score["normalised"])
-    at = _short(score["updates"][-1])
+    text = score_text(score.score, score.normalised)
+    at = _short(score.updates[-1])
     if kind in CHOSEN:
-        return [words, at]
-    return [words if score["updates"][-1] == updates else f"{words} at {at}"]  # the member stopped early
+        return [text, at]
+    return [text if score.updates[-1] == updates else f"{text} at {at}"]  # the member stopped early
 
 
-def _mean_cells(kind: str, scores: Sequence[Mapping[str, Any] | None]) -> list[str]:
+def _mean_cells(kind: str, scores: Sequence[Score | None]) -> list[str]:
     known = [score for score in scores if score is not None]
     if not known:
         return _cells(kind, None, 0)
-    mean, std = mean_and_std_over_members([score["score"] for score in known])
-    words = f"{number_words(float(mean))} ± {std:.3g}"
-    if known[0]["normalised"] is not None:
-        mean, std = mean_and_std_over_members([score["normalised"] for score in known])
-        words += f"\n({mean:.1f} ± {std:.1f})"
+    mean, std = mean_and_std_over_members([score.score for score in known])
+    text = f"{number_text(float(mean))} ± {std:.3g}"
+    normalised = [score.normalised for score in known if score.normalised is not None]
+    if normalised:
+        mean, std = mean_and_std_over_members(normalised)
+        text += f"\n({mean:.1f} ± {std:.1f})"
     if len(known) < len(scores):
-        words += f"\n{len(known)} of {len(scores)} seeds"
-    return [words, ""] if kind in CHOSEN else [words]
+        text += f"\n{len(known)} of {len(scores)} seeds"
+    return [text, ""] if kind in CHOSEN else [text]
 
 
 def _short(updates: int) -> str:
     return f"{updates / 1000:g}k" if updates >= 1000 and updates % 100 == 0 else str(updates)
+
+
+# --- Markdown ---
+
+
+def markdown(folders: Sequence[RunFolder]) -> str:
+    """One run as a table of its evaluations, several as a row each. Raises `UserError` where one was never scored."""
+    if len(folders) == 1:
+        return _markdown_of_evaluations(folders[0])
+    lines = [_markdown_row(["method", "updates", *SCORE_KINDS]), "|" + "---|" * (2 + len(SCORE_KINDS))]
+    for folder in folders:
+        summary = folder.read_summary()
+        cells = [_spread_text(_scores_of(folder, summary, kind), summary.reference) for kind in SCORE_KINDS]
+        lines.append(_markdown_row([summary.algorithm, f"{summary.updates:,}", *cells]))
+    return "\n".join(lines)
+
+
+def _markdown_of_evaluations(folder: RunFolder) -> str:
+    """Return, normalised score and the method's main measures at each evaluation: mean ± deviation over the members."""
+    record, summary = folder.read_record(), folder.read_summary()
+    evaluations = [row for row in folder.read_evaluations(record.members) if row.score is not None]
+    if not evaluations:
+        raise UserError(f"{folder.path}: holds no scores; train with an environment (--env) to get some")
+    diagnosed = {
+        name: metric.title
+        for name, metric in ALGORITHMS[record.algorithm].METRICS.items()
+        if metric.symbol and name in evaluations[0].diagnosis
+    }
+    lines = [_markdown_row(["updates", "members", "return (normalised)", *diagnosed.values()])]
+    lines.append("|" + "---|" * (3 + len(diagnosed)))
+    for update in sorted({row.update for row in evaluations}):
+        now = [row for row in evaluations if row.update == update]
+        measures = [_measure_text(now, name) for name in diagnosed]
+        score = _spread_text([row.score for row in now if row.score is not None], record.reference)
+        lines.append(_markdown_row([f"{update:,}", str(len(now)), score, *measures]))
+    lines.append("")
+    for kind in SCORE_KINDS:
+        lines.append(f"- {kind}: {_spread_text(_scores_of(folder, summary, kind), record.reference)}")
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _scores_of(folder: RunFolder, summary: Summary, kind: str) -> list[float]:
+    found = [score.score for row in summary.members if (score := _score(row, kind)) is not None]
+    if not found:
+        raise UserError(f"{folder.path}: holds no scores; train with an environment (--env) to get some")
+    return found
+
+
+def _spread_text(scores: Sequence[float], reference: Reference | None) -> str:
+    text = _mean_text(scores, 0)
+    if reference is not None:
+        text += f" ({_mean_text(normalised_score(np.asarray(scores), reference).tolist(), 1)})"
+    return text
+
+
+def _measure_text(rows: Sequence[Evaluation], name: str) -> str:
+    known = [value for row in rows if (value := row.diagnosis[name]) is not None]
+    return _mean_text(known, 3) if known else "–"
+
+
+def _mean_text(values: Sequence[float], digits: int) -> str:
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values):.{digits}f}" if len(values) > 1 else mean

@@ -1,4 +1,4 @@
-"""One run: an algorithm, a dataset, an environment, a folder."""
+"""Training a run: every member to its last update, with logs, scores and checkpoints in a run folder."""
 
 from __future__ import annotations
 
@@ -7,131 +7,192 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
 
-from diffcps.algorithms import ALGORITHMS
-from diffcps.data import load_dataset
-from diffcps.data.scaling import Scaling
 from diffcps.data.summary import episode_returns
-from diffcps.envs.make import check_fits, reference_scores
-from diffcps.evaluation.rollout import roll_out
-from diffcps.evaluation.scores import four_scores, normalised_score
+from diffcps.data.transforms import RewardTransform
+from diffcps.envs.make import check_fits
+from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.run import fields
+from diffcps.run.best import Best
+from diffcps.run.evaluate import evaluate_members, of_member, reference_of
 from diffcps.run.folder import RunFolder
-from diffcps.training.loop import Act, Interrupted, Lengths, fit
-from diffcps.training.members import Member, Program, a_device_per_core, expand
-from diffcps.types import Dataset, DatasetInfo, Display, Real, UserError
+from diffcps.run.policy import program_of
+from diffcps.run.progress import Display, Silent
+from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
+from diffcps.run.resolve import DataRequest, Given, Request, given_by, method_of, resolve, reward_of_preset
+from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.storage import Json
+from diffcps.training import loop
+from diffcps.training.loop import Boundary, Interrupted, Training
+from diffcps.training.members import Member, Program, a_device_per_core
+from diffcps.types import Configuration, Dataset, DatasetInfo, UserError
 
-FORMAT = 1
-"""Version of the run folder's layout."""
-RESUMABLE = ("updates", "command", "versions", "device", "data_return")
-"""What may differ between a run and its continuation."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run is made, whatever the algorithm."""
-
-    env: str | None = None
-    """Gymnasium environment for the scores; by default the one that the dataset names; the word none: no scores."""
-    updates: int = 30_000
-    """Updates in all."""
-    eval_every: int = 5_000
-    """Updates between two evaluations, each of which is a checkpoint."""
-    log_every: int = 500
-    """Updates between two rows of metrics."""
-    episodes: int = 10
-    """Episodes per member in each evaluation."""
-    eval_seed: int = 100
-    """Episode e of an evaluation starts from seed `eval_seed` + e."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds, trained together; with swept fields every combination is trained with every seed."""
-
-
-def algorithm_of(config: Any) -> tuple[str, ModuleType]:
-    """Name and module of the algorithm whose `Config` this is."""
-    for name, module in ALGORITHMS.items():
-        if isinstance(config, module.Config):
-            return name, module
-    raise UserError(f"{type(config).__name__} is no algorithm's Config: pass, say, diffcps.algorithms.diffcps.Config()")
+PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
+"""Packages whose versions are written down with a run."""
 
 
 def train(
-    config: Any,
-    dataset: Dataset | str | Path = "builtin",
+    config: Configuration,
+    dataset: Dataset | str | Path | None = None,
     settings: Settings | None = None,
     *,
     out: str | Path,
+    task: str | None = None,
+    preset: str | None = None,
     sweep: Mapping[str, Sequence[float]] | None = None,
     resume: bool = False,
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Trains every seed (and every combination of swept values) in one program, evaluates, writes the run folder `out`.
 
-    `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns. Returns the run's summary: the
-    four scores of each member, as in `summary.json`. With `resume` an interrupted run goes on where it stopped.
+    `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns, by default the data of `task`
+    (`diffcps data list`), else the built-in dataset. `preset` names hyper-parameters of the paper, by default those of
+    the task; "none" takes no preset. A field of `config` with another value than its default stays as it is; all
+    others take the preset's value. `sweep` gives real-valued fields several values.
 
-    Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
+    Returns the run's summary: the four scores of each member, as in `summary.json`. With `resume` an interrupted run
+    goes on where it stopped. Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
     """
-    from diffcps.run.progress import Silent
-
-    a_device_per_core()  # before `make` computes anything
-    settings = settings or Settings()
-    sweep = {name: tuple(values) for name, values in (sweep or {}).items()}
-    display = display or Silent()
-    name, module = algorithm_of(config)
-    _check(config, settings, sweep)
+    method = method_of(config)
+    fields.build(type(config), fields.values_of(config))
+    given = Given(
+        fields=given_by(config),
+        sweep={name: tuple(values) for name, values in (sweep or {}).items()},
+        settings={} if settings is None else given_by(settings),
+        data=_data_given(dataset),
+    )
+    request = resolve(method, given, task, preset)
     if not isinstance(dataset, Dataset):
-        dataset = load_dataset(dataset)
-    environment = environment_of(settings, dataset.info)
-    if environment is not None:
-        check_fits(dataset.spec, dataset.info, environment)
+        return run(request, request.load(), out, resume=resume, display=display)
+    _check_loaded(dataset.info, request)
+    return run(request, dataset, out, resume=resume, display=display)
 
-    members = expand(settings.seeds, sweep)
-    folder = RunFolder(out)
-    record = _record(name, config, settings, sweep, dataset, environment)
-    with folder.locked():
-        _claim(folder, record, resume, may_grow=not module.make(config, dataset.spec).stages)
-        spec = dataset.spec
-        program = Program(lambda swept: module.make(dataclasses.replace(config, **swept), spec), members, dataset)
-        lengths = Lengths(settings.updates, settings.eval_every, settings.log_every)
-        scaling = Scaling.of(dataset.info)
 
-        def evaluate(act: Act) -> tuple[np.ndarray, np.ndarray]:
-            assert environment is not None
-            played = roll_out(
-                scaling.wrap(act),
-                environment,
-                len(members),
-                settings.episodes,
-                seed=settings.eval_seed,
-                on_step=display.evaluating,
+def _data_given(dataset: Dataset | str | Path | None) -> DataRequest:
+    if not isinstance(dataset, Dataset):
+        return DataRequest(None if dataset is None else str(dataset))
+    info = dataset.info
+    return DataRequest(info.source, cast(RewardTransform, info.reward_transform), info.observation_mean is not None)
+
+
+def _check_loaded(info: DatasetInfo, request: Request) -> None:
+    """Raises `UserError` where a dataset was loaded in another way than its task and preset want."""
+    if request.task is not None and info.task != request.task:
+        raise UserError(f"{info.source}: was loaded for {info.task or 'no task'}; load it with task={request.task!r}")
+    if request.preset is not None:
+        wanted = reward_of_preset(request.method, request.preset)
+        if info.reward_transform != wanted:
+            raise UserError(
+                f"{info.source}: was loaded with reward={info.reward_transform!r}, where preset {request.preset} wants "
+                f"{wanted!r}: load it with reward={wanted!r}, or train with preset='none'"
             )
-            return played.returns, played.lengths
 
-        score = None if environment is None else evaluate
+
+def run(
+    request: Request, dataset: Dataset, out: str | Path, *, resume: bool = False, display: Display | None = None
+) -> Summary:
+    """Trains what `resolve` made of a person's words, on the data that it names. Returns and raises as `train`."""
+    a_device_per_core()  # before anything is computed
+    record = _record(request, dataset)
+    if record.environment is not None:
+        check_fits(record.spec, record.dataset, record.environment)
+    folder = RunFolder(out)
+    program = program_of(record, record.members, dataset)
+    program.starts(record.settings.updates)  # raises where a stage would have no update
+    with folder.locked():
+        record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
-            fit(program, members, dataset.size, lengths, folder, score, display, resume)
+            _fit(program, record, folder, display or Silent(), resume)
         except Interrupted:  # it has something to show, too
-            _report(folder, members)
+            _report(folder, record)
             raise
-        return _report(folder, members)
+        return _report(folder, record)
 
 
-def _report(folder: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
-    from diffcps.run.curves import save_curves
+def _fit(program: Program, record: RunRecord, folder: RunFolder, display: Display, resume: bool) -> None:
+    """Trains to the last update inside a locked folder, from the start or from its last checkpoint."""
+    lengths = record.settings.lengths
+    training = _training(program, record, folder, resume)
+    folder.forget_after(training.update)
+    best = Best.of(folder, record.members, training.state)
+    display.start(record, training.update, best.known)
+    with loop.stop_requests() as stop_requested:
+        told = False
 
-    summary = summarise(folder, members)
-    folder.write_json(folder.summary, summary)
-    save_curves(folder.path, folder.curves)
-    return summary
+        def waiting(update: int) -> None:
+            nonlocal told
+            display.waiting()
+            if stop_requested() and not told:
+                told = True
+                display.note(f"stopping after update {update}, to save; Ctrl-C once more stops at once")
+
+        for boundary in loop.advance(program, training, lengths, waiting):
+            due = lengths.evaluates_at(training.update)
+            _log(boundary, program.members, training, folder, display)
+            if due and training.alive.any():
+                evaluations = evaluate_members(program, record, training, display)
+                folder.append_evaluations(evaluations)
+                best.update(evaluations, training.state)
+                display.evaluated(training.update, evaluations)
+            if due or stop_requested() or not training.alive.any():
+                loop.save(program, training, folder.last, lengths.updates)
+            if stop_requested() and training.update < lengths.updates:
+                raise Interrupted(training.update)
+    if not training.alive.any():
+        raise UserError("; ".join(training.stopped.values()) + ": no member is left to train")
+
+
+def _training(program: Program, record: RunRecord, folder: RunFolder, resume: bool) -> Training:
+    if resume and folder.last.exists():
+        return loop.resume(program, folder.last, record.settings.updates)
+    return loop.begin(program)
+
+
+def _log(
+    boundary: Boundary, members: Sequence[Member], training: Training, folder: RunFolder, display: Display
+) -> None:
+    """Writes a row of metrics for every member that is left, and says which one has diverged."""
+    for line in boundary.diverged:
+        display.note(line)
+    rows = [
+        Measurement(training.update, member, of_member(boundary.metrics, member), boundary.updates_per_second)
+        for member in members
+        if training.alive[member.index]
+    ]
+    folder.append_measurements(rows)
+    display.logged(training.update, rows)
+
+
+def _record(request: Request, dataset: Dataset) -> RunRecord:
+    """Everything that determines the run, and where it is made."""
+    environment = environment_of(request.settings, dataset.info)
+    return RunRecord(
+        algorithm=request.method,
+        config=request.config,
+        sweep=request.sweep,
+        settings=dataclasses.replace(request.settings, env=environment or NO_ENVIRONMENT),
+        environment=environment,
+        reference=reference_of(dataset.info, environment),
+        dataset=dataset.info,
+        transitions=dataset.size,
+        data_return=data_return(dataset),
+        spec=dataset.spec,
+        command=shlex.join(["diffcps", *sys.argv[1:]] if Path(sys.argv[0]).name == "diffcps" else sys.argv),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        device=f"{jax.devices()[0].device_kind} x {jax.device_count()}",
+    )
+
+
+def environment_of(settings: Settings, info: DatasetInfo) -> str | None:
+    """The environment that scores the run; None where the user said `none`, or neither user nor dataset names one."""
+    environment = settings.env or info.environment
+    return None if environment == NO_ENVIRONMENT else environment
 
 
 def data_return(dataset: Dataset) -> float | None:
@@ -141,116 +202,58 @@ def data_return(dataset: Dataset) -> float | None:
     return float(np.mean(episode_returns(dataset)[0]))
 
 
-def reference_of(info: DatasetInfo, environment: str | None) -> tuple[float, float] | None:
-    """Returns of normalised score 0 and 100: the dataset's own, else D4RL's for the environment, else unknown."""
-    if environment is None:
-        return None
-    if info.reference_min is not None and info.reference_max is not None:
-        return info.reference_min, info.reference_max
-    return reference_scores(environment)
+def _settle(folder: RunFolder, record: RunRecord, resume: bool, may_grow: bool) -> RunRecord:
+    """Writes config.json, or compares it with the one that is there; returns what stands in it.
 
-
-def environment_of(settings: Settings, info: DatasetInfo) -> str | None:
-    """The environment that scores the run; None where the user said `none`, or neither user nor dataset names one."""
-    environment = settings.env or info.environment
-    return None if environment == "none" else environment
-
-
-def _check(config: Any, settings: Settings, sweep: Mapping[str, Sequence[float]]) -> None:
-    kind = type(config)
-    known = fields.field_types(kind)
-    for name, values in sweep.items():
-        if name not in known:
-            raise UserError(fields.unknown_name(name, known))
-        if known[name] != Real:
-            raise UserError(f"{name} cannot be swept: it shapes the program; only real-valued fields can be a list")
-        if len(values) != len(set(values)) or not values:
-            raise UserError(f"{name} is swept over {list(values)}: give each value once")
-        for value in values:
-            fields.build(kind, {name: value})
-    fields.build(kind, {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
-    fields.build(Settings, {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
-
-
-def _record(name, config, settings: Settings, sweep, dataset: Dataset, environment: str | None) -> dict[str, Any]:
-    """Everything that determines the run, as it is written into config.json."""
-    reference = reference_of(dataset.info, environment)
-    return {
-        "format": FORMAT,
-        "algorithm": name,
-        "config": fields.to_json(config),
-        "sweep": {name: [fields.json_value(value) for value in values] for name, values in sweep.items()},
-        **fields.to_json(settings),
-        "env": environment,
-        "reference": None if reference is None else list(reference),
-        "dataset": fields.to_json(dataset.info),
-        "transitions": dataset.size,
-        "data_return": data_return(dataset),
-        "spec": dataset.spec._asdict(),
-        "command": shlex.join(["diffcps", *sys.argv[1:]])
-        if Path(sys.argv[0]).name == "diffcps"
-        else shlex.join(sys.argv),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")},
-        },
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
-    }
-
-
-def _claim(folder: RunFolder, record: dict[str, Any], resume: bool, may_grow: bool) -> None:
-    """Writes config.json, or compares it with the one that is there. `may_grow`: more updates than before will do."""
+    `may_grow`: more updates than before will do.
+    """
     if folder.config.exists():
         if not resume:
             raise UserError(
                 f"{folder.path}: holds a run already; add --resume to go on with it, or choose another --out"
             )
-        before = folder.read_config()
-        for name in record:
-            if name in RESUMABLE:
-                continue
-            old, new = before.get(name), record[name]
-            if isinstance(new, dict) and isinstance(old, dict):
-                changed = [key for key in new if new[key] != old.get(key) and (name, key) != ("dataset", "source")]
-                if changed:
-                    raise UserError(_changed(folder, changed[0], old.get(changed[0]), new[changed[0]]))
-            elif new != old:
-                raise UserError(_changed(folder, name, old, new))
-        more = record["updates"] - before["updates"]
-        if more < 0 or (more > 0 and not may_grow):
-            why = "more is allowed" if may_grow else f"the stages of {record['algorithm']} are shares of all updates"
-            raise UserError(_changed(folder, "updates", before["updates"], record["updates"]) + f" ({why})")
-        record = {**before, "updates": record["updates"]}
-    folder.write_json(folder.config, record)
+        before = folder.read_record()
+        for name, old, new in differences(before, record):
+            raise UserError(_changed(folder, name, old, new))
+        old, new = before.settings.updates, record.settings.updates
+        if new < old or (new > old and not may_grow):
+            why = "more is allowed" if may_grow else f"the stages of {record.algorithm} are shares of all updates"
+            raise UserError(_changed(folder, "updates", old, new) + f" ({why})")
+        record = dataclasses.replace(before, settings=dataclasses.replace(before.settings, updates=new))
+    folder.write_record(record)
+    return record
 
 
-def _changed(folder: RunFolder, name: str, old: Any, new: Any) -> str:
+def _changed(folder: RunFolder, name: str, old: Json, new: Json) -> str:
     return f"{folder.path}: cannot resume with another {name}: the run has {old}, you gave {new}"
 
 
-def members_of(record: Mapping[str, Any]) -> list[Member]:
-    """The members of a run, from its config.json."""
-    sweep = {name: [float(value) for value in values] for name, values in record["sweep"].items()}
-    return expand(record["seeds"], sweep)
+def _report(folder: RunFolder, record: RunRecord) -> Summary:
+    from diffcps.run.curves import save_curves
+
+    summary = summarise(record, folder.read_evaluations(record.members))
+    folder.write_summary(summary)
+    save_curves(folder, folder.curves)
+    return summary
 
 
-def summarise(folder: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
+def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
     """The four scores of every member, with normalised values where the references are known."""
-    record = folder.read_config()
-    evaluations = folder.rows(folder.evaluations)
-    rows = []
-    for member in members:
-        own = [row for row in evaluations if row["member"] == member.index and row["score"] is not None]
-        scores = four_scores(own)
-        row: dict[str, Any] = dict(member.columns)
-        if scores is not None:
-            for kind, score in scores._asdict().items():
-                row[kind] = None if score is None else _score_json(score, record["reference"])
-        rows.append(row)
-    shared = {name: record.get(name) for name in ("algorithm", "env", "updates", "data_return", "reference")}
-    return {**shared, "members": rows}
+    rows = [MemberScores(member, _member_scores(record, member, evaluations)) for member in record.members]
+    return Summary(
+        algorithm=record.algorithm,
+        environment=record.environment,
+        updates=record.settings.updates,
+        data_return=record.data_return,
+        reference=record.reference,
+        members=tuple(rows),
+    )
 
 
-def _score_json(score, reference) -> dict[str, Any]:
-    normalised = None if reference is None else float(normalised_score(score.score, tuple(reference)))
-    return {"updates": list(score.updates), "score": score.score, "normalised": normalised}
+def _member_scores(record: RunRecord, member: Member, evaluations: Sequence[Evaluation]) -> Scores | None:
+    own = [row for row in evaluations if row.member.index == member.index]
+    scored = [(row.update, row.score, row.selection_loss) for row in own if row.score is not None]
+    if not scored:
+        return None
+    updates, scores, losses = zip(*scored, strict=True)
+    return four_scores(updates, scores, losses, record.reference)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from diffcps.data.checks import check
-from diffcps.data.formats import to_dataset
 from diffcps.data.load import read_raw
+from diffcps.data.rows import to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS, AntMaze
 from diffcps.envs.make import environment_spec, make_environment
 from diffcps.simulator.faults import (

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from diffcps.storage import write_atomically
-from diffcps.types import UserError
+from diffcps.storage import Json, JsonRow, write_atomically
+from diffcps.types import Tree, UserError
 
 
-def save(path: Path, tree: Any, information: dict[str, Any]) -> None:
+def save(path: Path, tree: Tree, information: Mapping[str, Json]) -> None:
     """Writes the arrays of `tree`, named by their path in it, and `information` as JSON. Equal input, equal bytes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(name, simple=True, separator="."): np.asarray(leaf) for name, leaf in leaves}
@@ -27,7 +26,7 @@ def save(path: Path, tree: Any, information: dict[str, Any]) -> None:
     write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))
 
 
-def information(path: Path) -> dict[str, Any]:
+def information(path: Path) -> JsonRow:
     """The information saved with a checkpoint."""
     with _readable(path), open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
@@ -44,7 +43,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not a checkpoint of diffcps, or damaged ({error})") from None
 
 
-def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+def load(path: Path, like: Tree) -> tuple[Tree, JsonRow]:
     """The tree saved at `path`, in the structure of `like` (arrays or their shapes), and its information."""
     with _readable(path):
         arrays = safetensors.numpy.load_file(path)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxlib._jax import Device
 
-from diffcps.types import Algorithm, Dataset, Stage
+from diffcps.types import Algorithm, Dataset, NetAction, NetObservation, Tree, UserError
 
 DIVERGENCE_LIMIT = 1e8
 """A member whose logged numbers exceed this in size has diverged (squared TD errors of sane runs stay below 1e5)."""
@@ -35,12 +35,6 @@ class Member:
     def label(self) -> str:
         return ", ".join([f"seed {self.seed}", *(f"{name} {value:g}" for name, value in self.swept.items())])
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What names this member in a row of a log."""
-        swept = {name: value if math.isfinite(value) else str(value) for name, value in self.swept.items()}
-        return {"member": self.index, "seed": self.seed, **swept}
-
 
 def expand(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[Member]:
     """Every combination of the swept values with every seed; seeds vary fastest."""
@@ -50,7 +44,7 @@ def expand(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[M
     ]
 
 
-def devices_for(num_members: int) -> list[Any]:
+def devices_for(num_members: int) -> list[Device]:
     """As many devices as share the members equally."""
     a_device_per_core()
     devices = jax.devices()
@@ -76,7 +70,7 @@ class Program:
     """
 
     def __init__(
-        self, make: Callable[[Mapping[str, Any]], Algorithm], members: Sequence[Member], dataset: Dataset | None
+        self, make: Callable[[Mapping[str, Tree]], Algorithm[Tree]], members: Sequence[Member], dataset: Dataset | None
     ):
         """`make(swept)` builds the algorithm with the given (traced) values in place of the configuration's.
 
@@ -85,8 +79,9 @@ class Program:
         devices = devices_for(len(members))
         mesh = jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
         self._by_member = NamedSharding(mesh, PartitionSpec("members"))
+        self.members = members
         self._make = make
-        self._stages = _stages_of(make(members[0].swept))
+        self._stages = make(members[0].swept).stages
         self._dataset = jax.device_put(dataset, NamedSharding(mesh, PartitionSpec()))
         self._swept = self.place(
             {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}
@@ -97,20 +92,41 @@ class Program:
         self._key_init, self._key_update, self._key_diagnose, self._key_act = self.place([keys[:, i] for i in range(4)])
         self._key_begin = jax.vmap(lambda key: jax.random.fold_in(key, 0))(jax.random.clone(self._key_init))
 
-    def place(self, tree: Any) -> Any:
+    def place(self, tree: Tree) -> Tree:
         """Arrays with a leading member axis, each member on its device, in buffers that `advance` may consume."""
         return jax.device_put(tree, self._by_member, may_alias=False)
 
-    def init(self) -> Any:
+    def init(self) -> Tree:
         """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
         return self.place(_init(self._make, self._swept, self._key_init))
 
     def starts(self, updates: int) -> list[int]:
-        """The update at which each stage begins, in a run of so many; [0] where there is one stage."""
-        shares = np.array([0.0, *(stage.share for stage in self._stages)])
-        return [round(updates * before) for before in np.cumsum(shares)[:-1] / shares.sum()]
+        """The update at which each stage begins, in a run of so many; [0] where there is one stage.
 
-    def begin(self, state: Any, labels: Any, alive: np.ndarray | jax.Array, stage: int) -> tuple[Any, Any]:
+        Raises `UserError` where a stage would have no update.
+        """
+        shares = np.array([stage.share for stage in self._stages])
+        lengths = np.diff(_boundaries(shares, updates))
+        if not lengths.all():
+            least = math.ceil(shares.sum() / shares.min())
+            while not np.diff(_boundaries(shares, least)).all():
+                least += 1
+            raise UserError(
+                f"{updates} updates are too few for {len(shares)} stages, of which {int(np.sum(lengths == 0))} would "
+                f"have none: take at least {least} updates, or fewer stages"
+            )
+        return _boundaries(shares, updates)[:-1]
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages the training has."""
+        return len(self._stages)
+
+    def keeps_labels(self, stage: int) -> bool:
+        """Whether a checkpoint made in this stage must hold the labels."""
+        return self._stages[stage].keep
+
+    def begin(self, state: Tree, labels: Tree, alive: np.ndarray | jax.Array, stage: int) -> tuple[Tree, Tree]:
         """Begins a stage (by its number) with the state and labels that the one before left.
 
         The state of a member that is not alive stays as it is.
@@ -125,8 +141,8 @@ class Program:
         return self._stages.index(self._stages[stage])
 
     def advance(
-        self, state: Any, alive: np.ndarray | jax.Array, first: int, last: int, labels: Any = (), stage: int = 0
-    ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
+        self, state: Tree, alive: np.ndarray | jax.Array, first: int, last: int, labels: Tree = (), stage: int = 0
+    ) -> tuple[Tree, jax.Array, dict[str, jax.Array]]:
         """Makes updates `first`, ..., `last` - 1, all of them in one stage. Consumes `state`.
 
         A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
@@ -137,11 +153,11 @@ class Program:
         mesh = self._by_member.mesh
         return _advance(self._make, number, mesh, state, alive, labels, self._swept, self._dataset, key, first, last)
 
-    def act(self, state: Any, observation: np.ndarray, update: int, step: int) -> np.ndarray:
-        """Actions in [-1, 1] for "members episodes obs", at one step of the evaluation after `update` updates."""
-        return np.asarray(_act(self._make, state, self._swept, observation, self._key_act, update, step))
+    def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
+        """Actions for "members episodes obs", at one step of the evaluation after `update` updates."""
+        return NetAction(np.asarray(_act(self._make, state, self._swept, observation, self._key_act, update, step)))
 
-    def diagnose(self, state: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def diagnose(self, state: Tree, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The algorithm's diagnostics on the given rows of the dataset, per member, with the same noise each time."""
         key = jax.random.clone(self._key_diagnose)  # on purpose: the same noise makes evaluations comparable
         metrics = _diagnose(self._make, state, self._swept, self._dataset, jnp.asarray(rows), key)
@@ -153,17 +169,16 @@ def _init(make, swept, key):
     return jax.vmap(lambda swept, key: make(swept).init(key))(swept, key)
 
 
-def _stages_of(algorithm: Algorithm) -> tuple[Stage, ...]:
-    """An algorithm without stages is one stage of its own."""
-    whole = Stage(1.0, lambda state, dataset, key: (state, ()), algorithm.batch, algorithm.update)
-    return algorithm.stages or (whole,)
+def _boundaries(shares: np.ndarray, updates: int) -> list[int]:
+    """0, the update counts at which the stages after the first begin, and `updates`."""
+    return [round(updates * before) for before in np.cumsum([0.0, *shares]) / shares.sum()]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _begin(make, number, state, labels, swept, dataset, key, stage):
     def begin_member(state, labels, swept, key):
         labelled = dataclasses.replace(dataset, labels=labels)
-        return _stages_of(make(swept))[number].begin(state, labelled, jax.random.fold_in(key, stage))
+        return make(swept).stages[number].begin(state, labelled, jax.random.fold_in(key, stage))
 
     return jax.vmap(begin_member)(state, labels, swept, key)
 
@@ -171,7 +186,7 @@ def _begin(make, number, state, labels, swept, dataset, key, stage):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, first, last):
     def advance_member(state, labels, swept, key, dataset):
-        stage, labelled = _stages_of(make(swept))[number], dataclasses.replace(dataset, labels=labels)
+        stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
 
         def update(state, index):
             key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
@@ -198,7 +213,7 @@ def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, firs
     return _where(sane, new, state), sane, metrics
 
 
-def _each(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def _each(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
     """`function(*of_a_member, dataset)` for all members, each device with its own.
 
     A GPU trains its members side by side. A CPU core trains them in turn: products of one member after the other are
@@ -216,7 +231,7 @@ def _each(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=members, check_vma=False)
 
 
-def _where(member: jax.Array, new: Any, old: Any) -> Any:
+def _where(member: jax.Array, new: Tree, old: Tree) -> Tree:
     """`new` for the members that are true, `old` for the others."""
     return jax.tree.map(lambda new, old: jnp.where(member.reshape(-1, *[1] * (new.ndim - 1)), new, old), new, old)
 

@@ -1,0 +1,1 @@
+"""What methods with the same kind of policy share: networks put to use, with what they draw as an argument."""

@@ -1,0 +1,25 @@
+"""Policies with one action or one Gaussian per observation: losses of cloning, and acting."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffcps.networks.gaussian import Deterministic, Gaussian
+from diffcps.types import Key, Scalar, Transition
+
+
+def squared_error(policy: Deterministic, batch: Transition) -> Scalar:
+    """mean (a_theta(s) - a)^2 over the batch and the dimensions of the action."""
+    return jnp.mean(jnp.square(policy(batch.observation) - batch.action))
+
+
+def negative_log_likelihood(policy: Gaussian, batch: Transition) -> Scalar:
+    """-mean log N(a; mu_theta(s), diag(sigma^2)) over the batch."""
+    return -jnp.mean(policy.log_prob(batch.observation, batch.action))
+
+
+def act(policy: Gaussian, observation: Float[Array, "*b obs"], stochastic: bool, key: Key) -> Float[Array, "*b act"]:
+    """The mean, or a sample where `stochastic`, clipped to the action box."""
+    action = policy.sample(observation, key) if stochastic else policy.mean(observation)
+    return jnp.clip(action, -1.0, 1.0)

@@ -1,0 +1,130 @@
+"""Scores: of the members while they train, and of a trained run on new episodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from diffcps.data.scaling import Scaling
+from diffcps.envs.make import check_fits
+from diffcps.evaluation.rollout import record_video, roll_out
+from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
+from diffcps.run.progress import Display
+from diffcps.run.record import Evaluation, MemberEpisodes, Reference, RunEvaluation, RunRecord
+from diffcps.tasks.references import normalised_score, reference_scores
+from diffcps.training.loop import Training
+from diffcps.training.members import Member, Program
+from diffcps.types import DatasetInfo, EnvAction, EnvObservation, UserError
+
+DIAGNOSE_ROWS = 4096
+"""Rows of the dataset, the same at every evaluation, on which the diagnostics are measured."""
+
+
+def reference_of(info: DatasetInfo, environment: str | None) -> Reference | None:
+    """Returns of normalised score 0 and 100: the dataset's own, else D4RL's for the environment, else unknown."""
+    if environment is None:
+        return None
+    if info.reference_min is not None and info.reference_max is not None:
+        return info.reference_min, info.reference_max
+    return reference_scores(environment)
+
+
+def evaluate_members(program: Program, record: RunRecord, training: Training, display: Display) -> list[Evaluation]:
+    """Diagnosis and whole episodes of every member that is left, after `training.update` updates."""
+    rows = np.random.default_rng(0).integers(record.transitions, size=DIAGNOSE_ROWS)
+    diagnosis = program.diagnose(training.state, rows)
+    played = None
+    if record.environment is not None:
+        policies = MemberPolicies(program, training.state, Scaling.of(record.dataset), training.update)
+        settings = record.settings
+        played = roll_out(
+            policies,
+            record.environment,
+            len(program.members),
+            settings.episodes,
+            seed=settings.eval_seed,
+            on_step=display.evaluating,
+        )
+    evaluations: list[Evaluation] = []
+    for member in program.members:
+        if not training.alive[member.index]:
+            continue
+        returns = () if played is None else tuple(map(float, played.returns[member.index]))
+        lengths = () if played is None else tuple(map(int, played.lengths[member.index]))
+        score = None if played is None else float(np.mean(played.returns[member.index]))
+        found = of_member(diagnosis, member)
+        evaluations.append(Evaluation(training.update, member, score, returns, lengths, found))
+    return evaluations
+
+
+def of_member(metrics: Mapping[str, np.ndarray], member: Member) -> dict[str, float | None]:
+    """A member's numbers. JSON has no NaN: one that no update of the interval reported is None."""
+    values = {name: float(value[member.index]) for name, value in metrics.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def evaluate(
+    run: str | Path,
+    checkpoint: Checkpoint = "best",
+    *,
+    episodes: int = 20,
+    seed: int = 1000,
+    environment: str | None = None,
+    action_choice: str | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> RunEvaluation:
+    """Whole episodes with every member of a run, from start states that training did not use.
+
+    Episode e starts from seed `seed` + e. The result is also written into the run folder, as
+    `evaluation-<checkpoint>.json`. Raises `UserError`.
+    """
+    loaded = load_run(run, checkpoint, action_choice)
+    record, members = loaded.record, loaded.record.members
+    environment = environment or record.environment
+    if environment is None:
+        raise UserError(f"{run}: was trained without an environment; name one with --env")
+    check_fits(record.spec, record.dataset, environment)
+    played = roll_out(loaded.policies(seed), environment, len(members), episodes, seed=seed, on_step=on_step)
+    reference = reference_of(record.dataset, environment)
+    rows: list[MemberEpisodes] = []
+    for member, updates in zip(members, loaded.updates, strict=True):
+        returns = played.returns[member.index]
+        score = float(returns.mean())
+        rows.append(
+            MemberEpisodes(
+                member=member,
+                updates=updates,
+                score=score,
+                std=float(returns.std()),
+                normalised=None if reference is None else float(normalised_score(score, reference)),
+                success=None if played.successes is None else float(played.successes[member.index].mean()),
+                returns=tuple(returns.tolist()),
+                lengths=tuple(played.lengths[member.index].tolist()),
+            )
+        )
+    choice = getattr(record.config, "action_choice", None)
+    result = RunEvaluation(record.algorithm, checkpoint, environment, episodes, seed, choice, tuple(rows))
+    loaded.folder.write_evaluation(result)
+    return result
+
+
+def film(
+    run: str | Path,
+    path: Path,
+    checkpoint: Checkpoint = "best",
+    *,
+    member: int,
+    seed: int,
+    environment: str,
+    action_choice: str | None = None,
+) -> float:
+    """Writes an mp4 of one episode of a member and returns the return of what is seen (extra: video)."""
+    policy = load_policy(run, checkpoint, member=member, action_choice=action_choice, seed=seed)
+
+    def act(observation: EnvObservation, step: int) -> EnvAction:
+        return policy(observation)
+
+    return record_video(act, environment, path, seed=seed)

@@ -1,0 +1,371 @@
+"""What a run writes down, as typed records. The JSON form of each stands here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from diffcps.algorithms import ALGORITHMS
+from diffcps.evaluation.scores import Score, Scores
+from diffcps.run import fields
+from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.storage import Json, JsonRow
+from diffcps.training.members import Member, expand
+from diffcps.types import Configuration, DatasetInfo, Spec, UserError
+
+FORMAT = 1
+"""Version of the run folder's layout."""
+Reference = tuple[float, float]
+"""Returns of normalised score 0 and 100."""
+SCORE_KINDS = Scores._fields
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that determines a run, and where it was made: `config.json`."""
+
+    algorithm: str
+    config: Configuration
+    """The method's `Config`; swept fields have the first of their values in it."""
+    sweep: Mapping[str, tuple[float, ...]]
+    settings: Settings
+    environment: str | None
+    """Gymnasium id of the environment that scores the run."""
+    reference: Reference | None
+    dataset: DatasetInfo
+    transitions: int
+    data_return: float | None
+    """Mean return of the data's episodes; None where it is not known in the environment's units."""
+    spec: Spec
+    command: str
+    versions: Mapping[str, str]
+    device: str
+
+    @property
+    def members(self) -> list[Member]:
+        """Every seed with every combination of swept values."""
+        return expand(self.settings.seeds, self.sweep)
+
+    @property
+    def values(self) -> JsonRow:
+        """The method's hyper-parameters; a list where they are swept."""
+        return fields.to_json(self.config) | _sweep_json(self.sweep)
+
+    def to_json(self) -> JsonRow:
+        """The content of config.json. A swept field stands in `sweep` alone."""
+        config = {name: value for name, value in fields.to_json(self.config).items() if name not in self.sweep}
+        return {
+            "format": FORMAT,
+            "algorithm": self.algorithm,
+            "config": config,
+            "sweep": _sweep_json(self.sweep),
+            **fields.to_json(self.settings),
+            "env": self.environment,
+            "reference": None if self.reference is None else list(self.reference),
+            "dataset": fields.to_json(self.dataset),
+            "transitions": self.transitions,
+            "data_return": self.data_return,
+            "spec": dict(self.spec._asdict()),
+            "command": self.command,
+            "versions": dict(self.versions),
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Json]) -> RunRecord:
+        """The inverse. Raises `UserError` where the algorithm is unknown, `KeyError` where something is missing."""
+        name = str(content["algorithm"])
+        if name not in ALGORITHMS:
+            raise UserError(f"names no algorithm of this version of diffcps ({name})")
+        sweep = {field: _numbers(values) for field, values in _object(content["sweep"]).items()}
+        values = _object(content["config"]) | {field: _number_json(values[0]) for field, values in sweep.items()}
+        settings = {field: content[field] for field in fields.field_types(Settings)}
+        reference, data_return = content["reference"], content.get("data_return")
+        return cls(
+            algorithm=name,
+            config=fields.from_json(ALGORITHMS[name].Config, values),
+            sweep=sweep,
+            settings=fields.from_json(Settings, settings | {"env": content["env"] or NO_ENVIRONMENT}),
+            environment=_optional_text(content["env"]),
+            reference=None if reference is None else _pair(reference),
+            dataset=fields.from_json(DatasetInfo, _object(content["dataset"])),
+            transitions=_whole(content["transitions"]),
+            data_return=None if data_return is None else _number(data_return),
+            spec=Spec(**{axis: _whole(size) for axis, size in _object(content["spec"]).items()}),
+            command=str(content["command"]),
+            versions={package: str(version) for package, version in _object(content["versions"]).items()},
+            device=str(content["device"]),
+        )
+
+
+def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, Json]]:
+    """What differs between a run and its continuation that must not: name, value before, value now.
+
+    The number of updates, the place of the data, the mean return of the data, command, versions and device may differ.
+    """
+    pairs = [
+        (before.values, now.values),
+        (_identity(before), _identity(now)),
+        (fields.to_json(replace(before.dataset, source="")), fields.to_json(replace(now.dataset, source=""))),
+    ]
+    for old, new in pairs:
+        yield from ((name, old.get(name), value) for name, value in new.items() if old.get(name) != value)
+
+
+def _identity(record: RunRecord) -> JsonRow:
+    free = ("format", "config", "sweep", "dataset", "updates", "data_return", "command", "versions", "device")
+    return {name: value for name, value in record.to_json().items() if name not in free}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A member's metrics between two boundaries, means over the updates that report them: a row of `metrics.jsonl`."""
+
+    update: int
+    member: Member
+    metrics: Mapping[str, float | None]
+    """None where no update reported it."""
+    updates_per_second: float
+
+    def to_json(self) -> JsonRow:
+        """A row of the log."""
+        rate = {"updates_per_second": self.updates_per_second}
+        return {"update": self.update, **_columns(self.member), **self.metrics, **rate}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Json], members: Sequence[Member]) -> Measurement:
+        """The inverse, in a run of these members."""
+        member = members[_whole(row["member"])]
+        others = {"update", "updates_per_second", *_columns(member)}
+        metrics = {name: _optional_number(value) for name, value in row.items() if name not in others}
+        return cls(_whole(row["update"]), member, metrics, _number(row["updates_per_second"]))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A member after so many updates: its episodes and its diagnosis. A row of `evaluations.jsonl`."""
+
+    update: int
+    member: Member
+    score: float | None
+    """Mean return; None without an environment."""
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    diagnosis: Mapping[str, float | None]
+
+    @property
+    def selection_loss(self) -> float | None:
+        """The number by which a checkpoint is chosen without an environment; None where it is not finite."""
+        return self.diagnosis["selection/loss"]
+
+    def to_json(self) -> JsonRow:
+        """A row of the log."""
+        return {
+            "update": self.update,
+            **_columns(self.member),
+            "score": self.score,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "diagnose": dict(self.diagnosis),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Json], members: Sequence[Member]) -> Evaluation:
+        """The inverse, in a run of these members."""
+        return cls(
+            update=_whole(row["update"]),
+            member=members[_whole(row["member"])],
+            score=_optional_number(row["score"]),
+            returns=_numbers(row["returns"]),
+            lengths=tuple(map(_whole, _list(row["lengths"]))),
+            diagnosis={name: _optional_number(value) for name, value in _object(row["diagnose"]).items()},
+        )
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """The four scores of a member; None where it was never scored."""
+
+    member: Member
+    scores: Scores | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is reported of a run: `summary.json`."""
+
+    algorithm: str
+    environment: str | None
+    updates: int
+    data_return: float | None
+    reference: Reference | None
+    members: tuple[MemberScores, ...]
+
+    def to_json(self) -> JsonRow:
+        """The content of summary.json."""
+        return {
+            "algorithm": self.algorithm,
+            "env": self.environment,
+            "updates": self.updates,
+            "data_return": self.data_return,
+            "reference": None if self.reference is None else list(self.reference),
+            "members": [{**_columns(row.member), **_scores_json(row.scores)} for row in self.members],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Json], members: Sequence[Member]) -> Summary:
+        """The inverse, in a run of these members."""
+        reference = content["reference"]
+        rows = [_object(row) for row in _list(content["members"])]
+        return cls(
+            algorithm=str(content["algorithm"]),
+            environment=_optional_text(content["env"]),
+            updates=_whole(content["updates"]),
+            data_return=_optional_number(content["data_return"]),
+            reference=None if reference is None else _pair(reference),
+            members=tuple(MemberScores(members[_whole(row["member"])], _scores(row)) for row in rows),
+        )
+
+
+@dataclass(frozen=True)
+class MemberEpisodes:
+    """Whole episodes of one member of a trained run."""
+
+    member: Member
+    updates: int
+    """Updates that its checkpoint had made."""
+    score: float
+    """Mean return."""
+    std: float
+    """Standard deviation over the episodes."""
+    normalised: float | None
+    success: float | None
+    """Share of the episodes that the environment calls a success at their last step; None where it does not say."""
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """New episodes with the policies of a run: `evaluation-CHECKPOINT.json`."""
+
+    algorithm: str
+    checkpoint: str
+    environment: str
+    episodes: int
+    seed: int
+    action_choice: str | None
+    members: tuple[MemberEpisodes, ...]
+
+    @property
+    def best(self) -> MemberEpisodes:
+        """The member with the highest mean return."""
+        return max(self.members, key=lambda row: row.score)
+
+    def to_json(self) -> JsonRow:
+        """The content of the file."""
+        rows: list[Json] = [
+            {
+                **_columns(row.member),
+                "updates": row.updates,
+                "score": row.score,
+                "std": row.std,
+                "normalised": row.normalised,
+                "success": row.success,
+                "returns": list(row.returns),
+                "lengths": list(row.lengths),
+            }
+            for row in self.members
+        ]
+        return {
+            "algorithm": self.algorithm,
+            "checkpoint": self.checkpoint,
+            "env": self.environment,
+            "episodes": self.episodes,
+            "seed": self.seed,
+            "action_choice": self.action_choice,
+            "members": rows,
+        }
+
+
+def _columns(member: Member) -> JsonRow:
+    """What names a member in a row."""
+    return {"member": member.index, "seed": member.seed} | {
+        name: _number_json(value) for name, value in member.swept.items()
+    }
+
+
+def _sweep_json(sweep: Mapping[str, Sequence[float]]) -> JsonRow:
+    return {name: [_number_json(value) for value in values] for name, values in sweep.items()}
+
+
+def _scores_json(scores: Scores | None) -> JsonRow:
+    if scores is None:
+        return {}
+    kinds: Iterator[tuple[str, Score | None]] = zip(SCORE_KINDS, scores, strict=True)
+    return {
+        kind: score and {"updates": list[Json](score.updates), "score": score.score, "normalised": score.normalised}
+        for kind, score in kinds
+    }
+
+
+def _scores(row: Mapping[str, Json]) -> Scores | None:
+    if "last" not in row:
+        return None
+
+    def score(kind: str) -> Score:
+        found = _object(row[kind])
+        updates = tuple(map(_whole, _list(found["updates"])))
+        return Score(updates, _number(found["score"]), _optional_number(found["normalised"]))
+
+    selected = None if row["offline_selected"] is None else score("offline_selected")
+    return Scores(score("last"), score("best"), score("mean_of_last"), selected)
+
+
+# --- JSON values of a known kind; a file that holds another was not written by this library ---
+
+
+def _number_json(value: float) -> Json:
+    return fields.json_value(value)
+
+
+def _whole(value: Json) -> int:
+    if isinstance(value, int):
+        return value
+    raise UserError(f"{value!r} stands where a whole number is expected: the file was changed by something else")
+
+
+def _number(value: Json) -> float:
+    if isinstance(value, int | float | str):
+        return float(value)
+    raise UserError(f"{value!r} stands where a number is expected: the file was changed by something else")
+
+
+def _optional_number(value: Json) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _optional_text(value: Json) -> str | None:
+    return None if value is None else str(value)
+
+
+def _list(value: Json) -> list[Json]:
+    if isinstance(value, list):
+        return cast(list[Json], value)
+    raise UserError(f"{value!r} stands where a list is expected: the file was changed by something else")
+
+
+def _object(value: Json) -> JsonRow:
+    if isinstance(value, dict):
+        return cast(JsonRow, value)
+    raise UserError(f"{value!r} stands where an object is expected: the file was changed by something else")
+
+
+def _numbers(value: Json) -> tuple[float, ...]:
+    return tuple(map(_number, _list(value)))
+
+
+def _pair(value: Json) -> Reference:
+    low, high = _numbers(value)
+    return low, high

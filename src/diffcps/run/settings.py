@@ -1,0 +1,36 @@
+"""How a run is made, whatever the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffcps.training.loop import Lengths
+from diffcps.types import Count
+
+NO_ENVIRONMENT = "none"
+"""What a person says in the place of an environment who wants no scores."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is made, whatever the algorithm."""
+
+    env: str | None = None
+    """Gymnasium environment for the scores; by default the one that the dataset names; the word none: no scores."""
+    updates: int = 30_000
+    """Updates in all."""
+    eval_every: int = 5_000
+    """Updates between two evaluations, each of which is a checkpoint."""
+    log_every: int = 500
+    """Updates between two rows of metrics."""
+    episodes: int = 10
+    """Episodes per member in each evaluation."""
+    eval_seed: Count = 100
+    """Episode e of an evaluation starts from seed `eval_seed` + e."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds, trained together; with swept fields every combination is trained with every seed."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """What the loop needs to know."""
+        return Lengths(self.updates, self.eval_every, self.log_every)
