@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import h5py
@@ -21,6 +20,7 @@ from diffcps.collect.maze2d import ball_trajectory
 from diffcps.data import load_dataset
 from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import ANT_MAZES
+from diffcps.envs.point_maze import PointMaze
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.training import checkpoint
 from diffcps.types import Spec, UserError
@@ -54,7 +54,8 @@ def policy(tmp_path_factory) -> Path:
 def test_ball_arrives(size):
     """Nine goals in all parts of the maze: each is reached long before the limit, and no trajectory is in a wall."""
     with closing(make_environment(f"diffcps/Maze2D-{size}-v1")) as environment:
-        ball: Any = environment.unwrapped
+        ball = environment.unwrapped
+        assert isinstance(ball, PointMaze)
         state = np.concatenate(environment.reset(seed=0)[:1])
         for number in range(9):
             rows, state = ball_trajectory(ball, state, np.random.default_rng((0, number)), limit=600)
@@ -68,7 +69,8 @@ def test_ball_arrives(size):
 def test_ball_does_not_arrive_without_the_controller(monkeypatch):
     monkeypatch.setattr(maze2d, "P_GAIN", 0.0)
     with closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
-        ball: Any = environment.unwrapped
+        ball = environment.unwrapped
+        assert isinstance(ball, PointMaze)
         state = np.concatenate(environment.reset(seed=0)[:1])
         rows, _ = ball_trajectory(ball, state, np.random.default_rng(0), limit=50)
     assert len(rows["rewards"]) == 50 and rows["timeouts"][-1]
@@ -98,7 +100,8 @@ def test_stored_states_put_the_simulator_back(umaze):
     """From infos/qpos and infos/qvel the stored action leads to the stored next observation."""
     rows, _ = contents(umaze)
     with closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
-        ball: Any = environment.unwrapped
+        ball = environment.unwrapped
+        assert isinstance(ball, PointMaze)
         environment.reset(seed=0)
         for row in range(0, 1500, 100):
             ball.set_state(rows["infos/qpos"][row], rows["infos/qvel"][row])
