@@ -18,8 +18,19 @@ import numpy as np
 import pytest
 
 from diffcps.data import load_dataset
-from diffcps.data.download import Patience, adopt, download, fetch_minari, verify
-from diffcps.tasks.catalogue import Task, data_file, data_folder, find_task, part_file, state_of
+from diffcps.data.download import (
+    Patience,
+    adopt,
+    data_file,
+    data_folder,
+    download,
+    fetch_minari,
+    part_file,
+    state_of,
+    verify,
+    where_from,
+)
+from diffcps.tasks.catalogue import COLLECTED, Task, find_task
 from diffcps.types import UserError
 
 ROWS = 400
@@ -160,6 +171,26 @@ def test_where_data_are_kept(monkeypatch, tmp_path):
     assert data_folder() == tmp_path / "diffcps"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert data_folder() == Path.home() / ".cache" / "diffcps"
+
+
+def test_states(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFCPS_DATA", str(tmp_path))
+    task = replace(find_task("hopper-medium-v2"), bytes=3)
+    assert state_of(task) == "no"
+    (tmp_path / "hopper-medium-v2.hdf5.part").touch()
+    assert state_of(task) == "part"
+    data_file(task).write_bytes(b"12")
+    assert state_of(task) == "wrong size"
+    data_file(task).write_bytes(b"123")
+    assert state_of(task) == "yes"
+
+
+def test_where_from_names_only_what_exists():
+    assert "collect" in where_from(find_task("maze2d-umaze-v1")) and "maze2d" in COLLECTED
+    assert "collect" not in where_from(find_task("pen-human-v1"))
+    assert "--minari" in where_from(find_task("pen-human-v1"))
+    for task_id in ("hopper-random-v2", "maze2d-umaze-v1"):  # there is none; it cannot be read
+        assert "--minari" not in where_from(find_task(task_id))
 
 
 def test_a_download_that_works(get, server, task, folder):

@@ -135,16 +135,15 @@ def _add_list(commands: Commands) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
-    from diffcps.tasks.catalogue import catalogue, data_folder, state_of
+    from diffcps.data.download import data_folder, state_of
+    from diffcps.tasks.catalogue import catalogue
     from diffcps.tasks.table import task_tables
 
-    tasks = [asdict(task) | {"here": state_of(task)} for task in catalogue().values()]
-    families = list(dict.fromkeys(task["family"] for task in tasks))
+    tasks = list(catalogue().values())
+    families = list(dict.fromkeys(task.family for task in tasks))
     if options.family not in (None, *families):
         raise UserError(f"no family {options.family}; there are {', '.join(families)}")
-    show(task_tables([task for task in tasks if options.family in (None, task["family"])]))
+    show(task_tables([task for task in tasks if options.family in (None, task.family)], state_of))
     print(f"data folder: {data_folder()}")
 
 
@@ -165,7 +164,6 @@ def _add_get(commands: Commands) -> None:
 def _get(options: argparse.Namespace) -> None:
     from diffcps.data import download
     from diffcps.tasks.catalogue import find_task
-    from diffcps.tasks.table import download_bar
 
     task = find_task(options.task)
     if options.minari:
@@ -176,7 +174,7 @@ def _get(options: argparse.Namespace) -> None:
         if options.file is not None:
             path = download.adopt(task, options.file)
         else:
-            with download_bar(task.id) as progress:
+            with download.download_bar(task.id) as progress:
                 path = download.download(task, url=options.url, progress=progress)
     except KeyboardInterrupt:
         sys.exit(complain("interrupted; the same command goes on", 130))

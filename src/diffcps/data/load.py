@@ -10,15 +10,17 @@ import numpy as np
 
 from diffcps.data import transforms
 from diffcps.data.checks import check
+from diffcps.data.download import data_file, where_from
 from diffcps.data.readers.d4rl_hdf5 import read_hdf5
 from diffcps.data.readers.minari import read_minari
 from diffcps.data.readers.npz import read_npz
 from diffcps.data.readers.ogbench import read_ogbench
 from diffcps.data.readers.trifinger import read_trifinger
 from diffcps.data.rows import RawRows, to_dataset
+from diffcps.data.scaling import Scaling
 from diffcps.data.transforms import RewardTransform
-from diffcps.tasks.catalogue import Task, catalogue, data_file, find_task, where_from
-from diffcps.types import Dataset, DatasetInfo, UserError
+from diffcps.tasks.catalogue import Task, catalogue, find_task
+from diffcps.types import Dataset, DatasetInfo, EnvAction, UserError
 
 BUILTIN = "builtin"
 """Names the dataset that comes with the package: half of a Hopper replay buffer."""
@@ -60,7 +62,7 @@ def load_dataset(
         reward_transform=reward,
         task=task,
     )
-    dataset = to_dataset(raw._replace(action=transforms.scale_action(raw.action, low, high)), info)
+    dataset = to_dataset(raw._replace(action=Scaling.of(info).scaled_action(EnvAction(raw.action))), info)
     if normalise_observation:
         dataset = transforms.normalise_observation(dataset)
     return transforms.transform_reward(dataset, reward)

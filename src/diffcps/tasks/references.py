@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -11,10 +12,11 @@ from diffcps.tasks.catalogue import catalogue
 from diffcps.types import UserError
 
 
-def normalised_score(returns: float | np.ndarray, reference: tuple[float, float]) -> np.ndarray:
+def normalised_score(returns: float | Sequence[float] | np.ndarray, reference: tuple[float, float]) -> np.ndarray:
     """100 (x - min) / (max - min): 0 is a random policy, 100 an expert. `reference` is (min, max) in raw returns.
 
-    Takes a number or an array of any shape and returns an array of that shape. Raises `UserError` unless min < max.
+    Takes a number, a list or an array of any shape and returns an array of that shape. Raises `UserError` unless
+    min < max.
 
     Reference: Fu et al., D4RL: Datasets for Deep Data-Driven Reinforcement Learning (arXiv:2004.07219).
     """
