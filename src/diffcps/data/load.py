@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffcps.data import transforms
-from diffcps.data.checks import check
+from diffcps.data.checks import check_rows
 from diffcps.data.download import data_file, where_from
 from diffcps.data.readers.d4rl_hdf5 import read_hdf5
 from diffcps.data.readers.minari import read_minari
@@ -78,7 +78,7 @@ def read(source: str, task: str | None = None) -> tuple[RawRows, str | None]:
     if task is None and source in catalogue():
         task = source
     purpose = None if task is None else find_task(task)
-    raw = check(_read(source), source)
+    raw = check_rows(_read(source), source)
     if purpose is None:
         return raw, None
     sizes, expected = (raw.observation.shape[1], raw.action.shape[1]), (purpose.observation_size, purpose.action_size)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffcps.data.checks import check
+from diffcps.data.checks import check_rows
 from diffcps.data.load import read_raw
 from diffcps.data.rows import to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS, AntMaze
@@ -145,10 +145,10 @@ def read_record(source: str, environment_id: str) -> tuple[Record, dict[str, Any
     raw, spec = read_raw(source), environment_spec(environment_id)
     given = raw.action_low is not None or raw.action_high is not None
     if np.ndim(raw.action) == 2 and np.size(raw.action) and np.asarray(raw.action).dtype.kind in "iuf":
-        widest = float(np.nanmax(np.abs(raw.action))) + 1.0  # NaN and infinity are for `check` to refuse
+        widest = float(np.nanmax(np.abs(raw.action))) + 1.0  # NaN and infinity are for `check_rows` to refuse
         if np.isfinite(widest):
             raw = raw._replace(action_low=np.asarray(-widest), action_high=np.asarray(widest))
-    raw = check(raw, source)
+    raw = check_rows(raw, source)
     info = DatasetInfo(source=source, sha256=raw.sha256)
     data = to_dataset(raw, info)
     numbered = to_dataset(raw._replace(reward=np.arange(len(raw.reward), dtype=np.float64)), info)
