@@ -10,7 +10,8 @@ import numpy as np
 
 from diffcps.data.scaling import Scaling
 from diffcps.envs.make import check_fits
-from diffcps.evaluation.rollout import record_video, roll_out
+from diffcps.evaluation.rollout import roll_out
+from diffcps.evaluation.video import record_video
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
 from diffcps.run.progress import Display
 from diffcps.run.record import Evaluation, MemberEpisodes, Reference, RunEvaluation, RunRecord
