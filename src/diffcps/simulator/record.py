@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.data.checks import check
+from diffcps.data.checks import check_rows
 from diffcps.data.load import read_raw
 from diffcps.data.rows import RawRows, to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS
@@ -89,7 +89,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
 def _with_a_wide_box(raw: RawRows) -> RawRows:
     """The same rows with an action box that holds every action."""
     if np.ndim(raw.action) == 2 and np.size(raw.action) and np.asarray(raw.action).dtype.kind in "iuf":
-        widest = float(np.nanmax(np.abs(raw.action))) + 1.0  # NaN and infinity are for `check` to refuse
+        widest = float(np.nanmax(np.abs(raw.action))) + 1.0  # NaN and infinity are for `check_rows` to refuse
         if np.isfinite(widest):
             return raw._replace(action_low=np.asarray(-widest), action_high=np.asarray(widest))
     return raw
