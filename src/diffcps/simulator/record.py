@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.data.checks import check_rows
 from diffcps.data.load import read_raw
 from diffcps.data.rows import RawRows, to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS
@@ -59,7 +58,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     cannot be read and for sizes that are not the environment's.
     """
     found, spec = read_raw(source), environment_spec(environment_id)
-    raw = check(_with_a_wide_box(found), source)
+    raw = check_rows(_with_a_wide_box(found), source)
     info = DatasetInfo(source=source, sha256=raw.sha256)
     data = to_dataset(raw, info)
     _check_sizes(raw, spec, source, environment_id)
