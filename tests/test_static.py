@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data": {"tasks"} | FILES_AND_PICTURES,
     "envs": {"tasks", "types"},
     "training": {"storage", "types"},
-    "evaluation": {"envs", "types"},
+    "evaluation": {"envs", "tasks", "types"},
     "collect": {"envs", "evaluation", "data", "tasks", "rl", "networks", "policies", "optim", "training"}
     | FILES_AND_PICTURES,
     "simulator": {"data", "envs"} | FILES_AND_PICTURES,
@@ -177,6 +177,7 @@ def undocumented(source: str) -> list[str]:
     tree = ast.parse(source)
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    public = [node for node in public if "overload" not in map(ast.unparse, node.decorator_list)]
     missing = [node.name for node in public if not ast.get_docstring(node)]
     return missing if ast.get_docstring(tree) else ["the module", *missing]
 

@@ -10,7 +10,8 @@ action = policy(observation)
 
 from diffcps.data import load_dataset
 from diffcps.run.policy import Policy, load_policy
-from diffcps.run.train import Settings, train
+from diffcps.run.settings import Settings
+from diffcps.run.train import train
 from diffcps.types import Dataset, UserError
 
 __all__ = ["Dataset", "Policy", "Settings", "UserError", "load_dataset", "load_policy", "train"]

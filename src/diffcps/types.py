@@ -195,9 +195,9 @@ if TYPE_CHECKING:
         """A dataclass: a method's `Config`, whichever it is."""
 
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
 else:
     Configuration = object
-    """What the run-time checks of the tests make of it: they cannot ask whether a class is a dataclass."""
 
 
 ConfigT = TypeVar("ConfigT", bound=Configuration)

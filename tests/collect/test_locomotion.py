@@ -1,4 +1,4 @@
-"""Collected locomotion data: what a walk writes down, D4RL's datasets out of one run, and what is refused."""
+"""Collected locomotion data: what is recorded of an episode, D4RL's datasets out of one run, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import gymnasium
 import h5py
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
 from diffcps.cli.main import main
 from diffcps.collect import collect, files, locomotion, sac
-from diffcps.collect.walk import walk
+from diffcps.collect.play import play
 from diffcps.data import load_dataset
 from diffcps.data.summary import describe
 from diffcps.envs.make import make_environment
@@ -45,33 +46,33 @@ def still(observation: np.ndarray, step: int) -> np.ndarray:
     return np.zeros(1, np.float32)
 
 
-# --- Walks ---
+# --- Episodes ---
 
 
-def test_a_walk_marks_how_episodes_end():
-    rows = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
+def test_episodes_are_marked_by_how_they_end():
+    rows = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
     assert rows["observations"][:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert rows["next_observations"][:, 0].tolist() == [1, 2, 3, 1, 2, 3, 1]
     assert rows["terminals"].tolist() == [False, False, True, False, False, True, False]
     assert rows["timeouts"].tolist() == [False] * 6 + [True]  # cut
     assert files.episode_returns(rows).tolist() == [6.0, 6.0, 1.0]
-    limited = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 2), still, steps=4, seed=0)
+    limited = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 2), still, steps=4, seed=0)
     assert not limited["terminals"].any() and limited["timeouts"].tolist() == [False, True] * 2
-    both = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 3), still, steps=3, seed=0)
+    both = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 3), still, steps=3, seed=0)
     assert both["terminals"].tolist() == [False, False, True] and not both["timeouts"].any()
 
 
-def test_a_walk_of_whole_episodes_ends_with_one():
+def test_whole_episodes_are_played_to_their_end():
     environment = gymnasium.wrappers.TimeLimit(Counter(end=3), 5)
-    assert len(walk(environment, still, steps=7, seed=0, whole=True)["rewards"]) == 9
-    rows = walk(environment, still, steps=6, seed=0, whole=True)
+    assert len(play(environment, still, steps=7, seed=0, whole=True)["rewards"]) == 9
+    rows = play(environment, still, steps=6, seed=0, whole=True)
     assert len(rows["rewards"]) == 6 and rows["terminals"][-1] and not rows["timeouts"].any()
 
 
 def test_the_simulators_state_is_that_before_the_step():
     with closing(make_environment("Hopper-v5")) as environment:
         rng = np.random.default_rng(0)
-        rows = walk(environment, lambda *_: rng.uniform(-1, 1, 3).astype(np.float32), steps=30, seed=2)
+        rows = play(environment, lambda *_: rng.uniform(-1, 1, 3).astype(np.float32), steps=30, seed=2)
         position, velocity = rows["infos/qpos"], rows["infos/qvel"]
         seen = np.concatenate([position[:, 1:], np.clip(velocity, -10, 10)], axis=1)
         np.testing.assert_allclose(rows["observations"], seen, rtol=1e-6, atol=1e-6)
@@ -85,7 +86,7 @@ def test_the_simulators_state_is_that_before_the_step():
 
 
 def test_rows_are_cut_with_a_mark():
-    rows = walk(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
+    rows = play(gymnasium.wrappers.TimeLimit(Counter(end=3), 5), still, steps=7, seed=0)
     assert files.first_rows(rows, 5)["timeouts"].tolist() == [False] * 4 + [True]
     assert not files.first_rows(rows, 6)["timeouts"].any()  # the sixth is a true end
     assert len(locomotion._whole_episodes(rows, 5)["rewards"]) == 3
@@ -143,8 +144,8 @@ def test_layout_and_provenance(hopper: Path):
 def test_our_reader_finds_nothing_wrong(hopper: Path, level: str):
     dataset = load_dataset(hopper / f"{level}.hdf5")
     found = describe(dataset)
-    assert found["environment"] == "Hopper-v5"
-    assert found["warnings"] == []
+    assert found.environment == "Hopper-v5"
+    assert found.warnings == ()
     ends = np.asarray(dataset.terminal) | np.asarray(dataset.timeout)
     chained = np.asarray(dataset.next_observation)[:-1][~ends[:-1]]
     np.testing.assert_array_equal(chained, np.asarray(dataset.observation)[1:][~ends[:-1]])
@@ -171,18 +172,51 @@ def content_of_run(folder: Path) -> np.ndarray:
     return files.join(sac.transitions_of(folder / "hopper-v5-sac-seed0-fast", 4))["observations"]
 
 
+def snapshot(iteration: int, *returns: float, score: float = 0.0) -> locomotion.Snapshot:
+    return locomotion.Snapshot(Path(f"{iteration}"), iteration, 200 * iteration, returns, score)
+
+
+def test_snapshots_are_chosen_by_their_returns():
+    """The first two have the best episode and the best score, the third the best mean: expert goes by the mean."""
+    snapshots = [snapshot(1, 0.0, 90.0, score=30.0), snapshot(2, 10.0, 20.0, score=50.0)]
+    snapshots += [snapshot(3, 50.0, 60.0, score=40.0), snapshot(4, 55.0, 55.0), snapshot(5, 0.0, 0.0)]
+    assert locomotion.expert_snapshot(snapshots).iteration == 3  # not the fourth, which is as good
+    assert [locomotion.medium_snapshot(snapshots, level) for level in (30.0, 30.1, 50.1)] == [*snapshots[:2], None]
+
+
+def log_likelihood(path: Path, rows: dict[str, np.ndarray]) -> float:
+    """Of the actions under the actor in a file, but for the term that is the same under all actors."""
+    mean, log_std = map(np.asarray, sac.load_actor(path)[0](jnp.asarray(rows["observations"])))
+    u = np.arctanh(np.clip(rows["actions"].astype(float), -1 + 1e-7, 1 - 1e-7))
+    return float(np.mean(-0.5 * ((u - mean) / np.exp(log_std)) ** 2 - log_std))
+
+
+def test_expert_data_come_from_the_best_snapshot(hopper: Path):
+    """The file names the snapshot of the best mean return, and its actions are likeliest under that one's actor."""
+    actors = sorted((hopper / "hopper-v5-sac-seed0-fast" / "actors").iterdir())
+    stored = [locomotion._read_snapshot(path) for path in actors]
+    means = [np.mean(found.returns) for found in stored]
+    assert len(set(means)) == 4  # so that the best is one, and another one the worst
+    rows, attributes = content(hopper / "expert.hdf5")
+    (used,) = json.loads(attributes["snapshots"])
+    assert used["step"] == stored[int(np.argmax(means))].step
+    likelihoods = [log_likelihood(path, rows) for path in actors]
+    assert np.argmax(likelihoods) == np.argmax(means)
+    assert np.sort(likelihoods)[-1] - np.sort(likelihoods)[-2] > 0.01  # by more than chance: 1800 numbers
+
+
 def test_the_order_and_interruptions_change_nothing(hopper: Path, tmp_path: Path, monkeypatch):
     """Here expert is asked for first, and the run is broken at the second evaluation and while episodes are played."""
-    calls = {"walk": 0}
-    real = locomotion.walk
+    calls = {"play": 0}
+    real = locomotion.play
 
     def breaks(*arguments, **options):
-        calls["walk"] += 1
-        if calls["walk"] == 2:
+        calls["play"] += 1
+        if calls["play"] == 2:
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(locomotion, "walk", breaks)
+    monkeypatch.setattr(locomotion, "play", breaks)
     with pytest.raises(KeyboardInterrupt):
         quick("hopper-expert-v2", tmp_path / "expert.hdf5")
     assert not (tmp_path / "expert.hdf5").exists()

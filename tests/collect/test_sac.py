@@ -105,20 +105,20 @@ def test_first_update_by_hand():
 
 @pytest.mark.parametrize("best", [0.6, -0.4])
 def test_learns_the_best_arm(best: float, tmp_path: Path):
-    actor = sac.train(Bandit(best), SMALL, tmp_path, steps=800, seed=0)
+    actor = sac.train_online(Bandit(best), SMALL, tmp_path, steps=800, seed=0)
     assert choice(actor) == pytest.approx(best, abs=0.15)
 
 
 def test_without_rewards_no_arm_is_preferred(tmp_path: Path):
     """The negative control: what is left is the entropy, so that actions spread over the whole box."""
-    actor = sac.train(Bandit(None), SMALL, tmp_path, steps=800, seed=0)
+    actor = sac.train_online(Bandit(None), SMALL, tmp_path, steps=800, seed=0)
     noise = np.random.default_rng(0).standard_normal((2000, 1), np.float32)
     actions = np.asarray(sac.sample(actor, np.zeros((2000, 1), np.float32), noise))
     assert abs(actions.mean()) < 0.2 and actions.std() > 0.4
 
 
 def test_learns_to_come_back(tmp_path: Path):
-    actor = sac.train(limited(Point()), SMALL, tmp_path, steps=1600, seed=0)
+    actor = sac.train_online(limited(Point()), SMALL, tmp_path, steps=1600, seed=0)
     assert choice(actor, 1.0) < -0.5 and choice(actor, -1.0) > 0.5
 
 
@@ -141,30 +141,30 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_broken_run_ends_with_the_same_bits(tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    expected = sac.train(limited(Point()), SMALL, whole, steps=800, seed=3)
+    expected = sac.train_online(limited(Point()), SMALL, whole, steps=800, seed=3)
     for iteration in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            sac.train(limited(Point()), SMALL, broken, steps=800, seed=3, on_iteration=broken_at(iteration))
-    sac.train(limited(Point()), SMALL, broken, steps=800, seed=3, on_iteration=lambda done, _: done == 3)
+            sac.train_online(limited(Point()), SMALL, broken, steps=800, seed=3, on_iteration=broken_at(iteration))
+    sac.train_online(limited(Point()), SMALL, broken, steps=800, seed=3, on_iteration=lambda done, _: done == 3)
     assert not (broken / "transitions" / "000003.npz").exists()  # it paused after the third
-    actor = sac.train(limited(Point()), SMALL, broken, steps=800, seed=3)
+    actor = sac.train_online(limited(Point()), SMALL, broken, steps=800, seed=3)
     assert len(contents(whole)) == 5  # four parts and the checkpoint
     assert contents(whole) == contents(broken)
     assert all(map(np.array_equal, jax.tree.leaves(actor), jax.tree.leaves(expected)))
 
-    other = sac.train(limited(Point()), SMALL, tmp_path / "other", steps=800, seed=4)
+    other = sac.train_online(limited(Point()), SMALL, tmp_path / "other", steps=800, seed=4)
     assert not all(map(np.array_equal, jax.tree.leaves(other), jax.tree.leaves(expected)))
 
 
 def test_a_longer_run_begins_with_a_shorter_one(tmp_path: Path):
-    sac.train(limited(Point()), SMALL, tmp_path / "a", steps=400, seed=0)
-    at_once = sac.train(limited(Point()), SMALL, tmp_path / "b", steps=800, seed=0)
-    in_two = sac.train(limited(Point()), SMALL, tmp_path / "a", steps=800, seed=0)
+    sac.train_online(limited(Point()), SMALL, tmp_path / "a", steps=400, seed=0)
+    at_once = sac.train_online(limited(Point()), SMALL, tmp_path / "b", steps=800, seed=0)
+    in_two = sac.train_online(limited(Point()), SMALL, tmp_path / "a", steps=800, seed=0)
     assert all(map(np.array_equal, jax.tree.leaves(at_once), jax.tree.leaves(in_two)))
 
 
 def test_stored_transitions(tmp_path: Path):
-    sac.train(limited(Point()), SMALL, tmp_path, steps=800, seed=0, on_iteration=lambda done, _: done == 2)
+    sac.train_online(limited(Point()), SMALL, tmp_path, steps=800, seed=0, on_iteration=lambda done, _: done == 2)
     first, second = sac.transitions_of(tmp_path, 2)
     assert len(first["rewards"]) == len(second["rewards"]) == 200
     assert np.flatnonzero(first["timeouts"]).tolist() == list(range(19, 200, 20))
@@ -183,16 +183,16 @@ def test_an_actor_in_a_file(tmp_path: Path):
 
 def test_errors(tmp_path: Path):
     with pytest.raises(UserError, match="multiples"):
-        sac.train(Bandit(0.0), SMALL, tmp_path, steps=500, seed=0)
+        sac.train_online(Bandit(0.0), SMALL, tmp_path, steps=500, seed=0)
     with pytest.raises(UserError, match=r"\[-1, 1\]"):
-        sac.train(Bandit(0.0, bound=2.0), SMALL, tmp_path, steps=400, seed=0)
-    sac.train(Bandit(0.0), SMALL, tmp_path, steps=200, seed=0)
+        sac.train_online(Bandit(0.0, bound=2.0), SMALL, tmp_path, steps=400, seed=0)
+    sac.train_online(Bandit(0.0), SMALL, tmp_path, steps=200, seed=0)
     with pytest.raises(UserError, match="another seed"):
-        sac.train(Bandit(0.0), SMALL, tmp_path, steps=400, seed=1)
+        sac.train_online(Bandit(0.0), SMALL, tmp_path, steps=400, seed=1)
     with pytest.raises(UserError, match="another environment"):
-        sac.train(limited(Point()), SMALL, tmp_path, steps=400, seed=0)
+        sac.train_online(limited(Point()), SMALL, tmp_path, steps=400, seed=0)
     (tmp_path / "transitions" / "000000.npz").write_bytes(b"half")
     with pytest.raises(UserError, match="damaged"):
-        sac.train(Bandit(0.0), SMALL, tmp_path, steps=400, seed=0)
+        sac.train_online(Bandit(0.0), SMALL, tmp_path, steps=400, seed=0)
     with pytest.raises(UserError, match="no such checkpoint"):
         sac.load_actor(tmp_path / "none.safetensors")

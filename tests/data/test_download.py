@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,32 +12,28 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from diffcps.data import load_dataset
-from diffcps.data.download import Patience, adopt, download, fetch_minari, verify
-from diffcps.tasks.catalogue import Task, data_file, data_folder, find_task, part_file, state_of
+from diffcps.data.download import (
+    Patience,
+    adopt,
+    data_file,
+    data_folder,
+    download,
+    fetch_minari,
+    part_file,
+    state_of,
+    verify,
+    where_from,
+)
+from diffcps.tasks.catalogue import COLLECTED, Task, find_task
 from diffcps.types import UserError
+from tests.data.files import hopper_bytes
 
 ROWS = 400
-
-
-def hdf5_bytes(seed: int = 0, observation_size: int = 11) -> bytes:
-    """A file as D4RL's: no environment, no scores."""
-    rng = np.random.default_rng(seed)
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        file["observations"] = rng.normal(size=(ROWS, observation_size)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, size=(ROWS, 3)).astype(np.float32)
-        file["rewards"] = rng.normal(size=ROWS).astype(np.float32)
-        file["terminals"] = np.arange(ROWS) % 50 == 49
-        file["timeouts"] = np.zeros(ROWS, bool)
-    return content.getvalue()
-
-
-CONTENT = hdf5_bytes()
+CONTENT = hopper_bytes(ROWS)
 
 
 class Server(ThreadingHTTPServer):
@@ -162,6 +157,26 @@ def test_where_data_are_kept(monkeypatch, tmp_path):
     assert data_folder() == Path.home() / ".cache" / "diffcps"
 
 
+def test_states(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFCPS_DATA", str(tmp_path))
+    task = replace(find_task("hopper-medium-v2"), bytes=3)
+    assert state_of(task) == "no"
+    (tmp_path / "hopper-medium-v2.hdf5.part").touch()
+    assert state_of(task) == "part"
+    data_file(task).write_bytes(b"12")
+    assert state_of(task) == "wrong size"
+    data_file(task).write_bytes(b"123")
+    assert state_of(task) == "yes"
+
+
+def test_where_from_names_only_what_exists():
+    assert "collect" in where_from(find_task("maze2d-umaze-v1")) and "maze2d" in COLLECTED
+    assert "collect" not in where_from(find_task("pen-human-v1"))
+    assert "--minari" in where_from(find_task("pen-human-v1"))
+    for task_id in ("hopper-random-v2", "maze2d-umaze-v1"):  # there is none; it cannot be read
+        assert "--minari" not in where_from(find_task(task_id))
+
+
 def test_a_download_that_works(get, server, task, folder):
     seen: list[tuple[int, int | None]] = []
     assert state_of(task) == "no"
@@ -250,7 +265,7 @@ def test_a_file_that_changes_in_between(get, server, task, deaf):
     server.faults = ["cut", *["503"] * 2]
     with pytest.raises(UserError):
         get(attempts=2)
-    server.content = hdf5_bytes(seed=1)
+    server.content = hopper_bytes(ROWS, seed=1)
     server.validator = {"ETag": '"two"'}
     server.faults = ["deaf to If-Range"] if deaf else []
     unknown = replace(task, bytes=None, sha256=None)
@@ -291,7 +306,7 @@ def test_what_comes_is_no_dataset(refused, server, task, folder):
     server.content = b"<html>Please log in to this network.</html>"
     assert "offers 43 bytes" in refused()
     assert "not a complete HDF5 file" in refused(replace(task, bytes=None, sha256=None))
-    server.content = hdf5_bytes(observation_size=17)
+    server.content = hopper_bytes(ROWS, observation_size=17)
     message = refused(replace(task, bytes=None, sha256=None))
     assert "observations of shape (400, 17)" in message and "hopper-medium-v2 have 11 and 3 numbers" in message
     assert list(folder.iterdir()) == []
@@ -378,7 +393,7 @@ def test_a_wrong_file_given_by_hand(task, tmp_path, folder):
     source = tmp_path / "other.hdf5"
     for content, words in (
         (CONTENT[:-1], "bytes, but the published file"),
-        (hdf5_bytes(seed=1), "is not that of the published file"),
+        (hopper_bytes(ROWS, seed=1), "is not that of the published file"),
     ):
         source.write_bytes(content)
         with pytest.raises(UserError, match=words):
@@ -421,7 +436,7 @@ def test_loading_by_id(task, tmp_path, monkeypatch):
     assert load_dataset(source, task="hopper-medium-v2").info == replace(info, source=str(source))
 
     data_file(task).unlink()
-    data_file(task).write_bytes(hdf5_bytes(seed=1))
+    data_file(task).write_bytes(hopper_bytes(ROWS, seed=1))
     with pytest.raises(UserError, match="not the published file of hopper-medium-v2"):
         load_dataset("hopper-medium-v2")
 

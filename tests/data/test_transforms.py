@@ -29,7 +29,7 @@ def test_standardise():
 
 
 def test_reward_transforms_of_a_file(rows, write_hdf5):
-    # Kept rewards 1, 2, 3 | 4, 5 | 7 (see test_formats): returns 6, 9, 7; mean 22 / 6.
+    # Kept rewards 1, 2, 3 | 4, 5 | 7 (see test_readers): returns 6, 9, 7; mean 22 / 6.
     path = write_hdf5(rows)
     reward = np.array([1, 2, 3, 4, 5, 7])
     expected = {
@@ -88,13 +88,3 @@ def test_the_policy_can_repeat_the_normalisation_bit_for_bit(rows, write_hdf5):
     mean = np.array(changed.info.observation_mean, np.float32)
     std = np.array(changed.info.observation_std, np.float32)
     np.testing.assert_array_equal((raw.observation - mean) / std, changed.observation)
-
-
-def test_scale_action():
-    low, high = np.array([-2, 0], np.float32), np.array([2, 10], np.float32)
-    action = np.array([[-2, 0], [0, 5], [2, 10], [1, 7.5], [2.00001, -0.00001]], np.float32)
-    scaled = tf.scale_action(action, low, high)
-    assert scaled.tolist() == [[-1, -1], [0, 0], [1, 1], [0.5, 0.5], [1, -1]]
-    one = np.ones(2, np.float32)
-    inside = np.array([[0.1, -0.7]], np.float32)
-    np.testing.assert_array_equal(tf.scale_action(inside, -one, one), inside)

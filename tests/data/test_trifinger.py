@@ -16,7 +16,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from diffcps.data import load_dataset
-from diffcps.data.trifinger import TORQUE, observation_box, read_trifinger
+from diffcps.data.readers.trifinger import TORQUE, observation_box, read_trifinger
 
 PUSH, LIFT = 97, 139
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from diffcps.envs import make
-from diffcps.envs.make import EnvironmentSpec, check_fits, environment_spec, make_environment, reference_scores
+from diffcps.envs import quiet
+from diffcps.envs.make import EnvironmentSpec, check_fits, environment_spec, make_environment
 from diffcps.types import DatasetInfo, Spec, UserError
 
 FLAT = Box(-1.0, 1.0, (2,))
@@ -118,7 +118,7 @@ def test_refused_environment_is_closed(register: Callable) -> None:
 
 def test_render_mode_that_the_environment_lacks(register: Callable) -> None:
     environment_id = register("Blind", lambda: Still(FLAT, FLAT))
-    make._tell_once.cache_clear()
+    quiet._tell_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(UserError, match=f"{environment_id} has no render mode 'rgb_array'"):
@@ -126,7 +126,7 @@ def test_render_mode_that_the_environment_lacks(register: Callable) -> None:
 
 
 def test_old_version_is_told_once_in_one_plain_line() -> None:
-    make._tell_once.cache_clear()
+    quiet._tell_once.cache_clear()
     with pytest.warns(UserWarning) as told:
         make_environment("Hopper-v4").close()
     [warning] = told
@@ -159,12 +159,3 @@ def test_data_must_fit_the_environment() -> None:
     with pytest.raises(UserError) as caught:
         check_fits(Spec(11, 6), info, "Hopper-v5")
     assert "actions have 6 numbers in logs/hopper.hdf5 but 3 in environment Hopper-v5" in str(caught.value)
-
-
-def test_reference_scores_are_those_of_d4rl_for_any_version() -> None:
-    assert reference_scores("Hopper-v2") == reference_scores("Hopper-v5") == (-20.272305, 3234.3)
-    assert reference_scores("HalfCheetah-v4") == (-280.178953, 12135.0)
-    assert reference_scores("Walker2d") == (1.629008, 4592.3)
-    assert reference_scores("Ant-v5") == (-325.6, 3879.7)
-    assert reference_scores("AntMaze_UMaze-v5") is None
-    assert reference_scores("Pendulum-v1") is None

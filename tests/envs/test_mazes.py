@@ -11,8 +11,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffcps.envs.make import environment_spec, make_environment, reference_scores
+from diffcps.envs.make import environment_spec, make_environment
 from diffcps.envs.mazes import ANT_MAZES, POINT_MAZES, goal_beside, next_cell
+from diffcps.tasks.references import reference_scores
 
 SIZES = ("umaze", "medium", "large")
 
@@ -122,13 +123,6 @@ def test_maze2d_by_id(size, limit, dense):
     found = environment_spec(f"diffcps/Maze2D-{size}{dense}-v1")
     assert (found.observation_size, found.action_size, found.max_steps) == (4, 2, limit)
     assert found.action_low == (-1.0, -1.0) and found.action_high == (1.0, 1.0)
-
-
-def test_reference_scores():
-    assert reference_scores("diffcps/Maze2D-umaze-v1") == (23.85, 161.86)
-    assert reference_scores("diffcps/Maze2D-large-v1") == (6.7, 273.99)
-    assert reference_scores("diffcps/Maze2D-medium-dense-v1") == (44.264742, 297.4552547777125)
-    assert reference_scores("diffcps/AntDirection-v0") is None
 
 
 # --- Maze2D ---

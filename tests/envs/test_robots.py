@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium.envs.mujoco.ant_v4 import AntEnv
 
-from diffcps.envs.make import EnvironmentSpec, environment_spec, make_environment, reference_scores
+from diffcps.envs.make import EnvironmentSpec, environment_spec, make_environment
+from diffcps.tasks.references import reference_scores
 from diffcps.types import UserError
 
 

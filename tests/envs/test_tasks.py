@@ -4,8 +4,9 @@ import warnings
 
 import pytest
 
-from diffcps.envs.make import environment_spec, reference_scores
+from diffcps.envs.make import environment_spec
 from diffcps.tasks.catalogue import catalogue
+from diffcps.tasks.references import reference_scores
 
 PACKAGES = {
     "adroit": "gymnasium_robotics",

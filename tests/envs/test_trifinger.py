@@ -8,10 +8,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from diffcps.data.trifinger import EPISODE_LENGTH, TORQUE, observation_box
+from diffcps.data.readers.trifinger import TORQUE, observation_box
 from diffcps.envs.make import environment_spec, make_environment
 from diffcps.evaluation.rollout import roll_out
-from diffcps.types import UserError
+from diffcps.types import EnvAction, UserError
 
 TASKS = {"push": "diffcps/TriFingerPush-v0", "lift": "diffcps/TriFingerLift-v0"}
 CUBE, GOAL = slice(42, 45), slice(45, 48)
@@ -30,7 +30,7 @@ def test_spaces_are_those_that_the_reader_states(task):
     pytest.importorskip("trifinger_rl_datasets")
     spec = environment_spec(TASKS[task])
     low, high = observation_box(task)
-    assert (spec.observation_size, spec.action_size, spec.max_steps) == (len(low), 9, EPISODE_LENGTH[task])
+    assert (spec.observation_size, spec.action_size, spec.max_steps) == (len(low), 9, {"push": 750, "lift": 1500}[task])
     np.testing.assert_array_equal(spec.action_high, np.full(9, TORQUE, np.float32))
     np.testing.assert_array_equal(spec.action_low, np.full(9, -TORQUE, np.float32))
     with closing(make_environment(TASKS[task])) as environment:
@@ -77,6 +77,6 @@ def test_episode_has_all_its_steps_and_says_whether_it_succeeded(monkeypatch):
     """The package counts a step of its own, made while it resets: the episode would be one step short."""
     package = pytest.importorskip("trifinger_rl_datasets")
     monkeypatch.setitem(package.task_params["push"]["trifinger_kwargs"], "episode_length", 5)
-    episodes = roll_out(lambda observation, step: np.zeros((1, 2, 9)), TASKS["push"], 1, 2)
+    episodes = roll_out(lambda observation, step: EnvAction(np.zeros((1, 2, 9))), TASKS["push"], 1, 2)
     assert episodes.lengths.tolist() == [[5, 5]]
     assert episodes.successes is not None and set(episodes.successes.ravel()) <= {0.0, 1.0}

@@ -3,63 +3,52 @@ import math
 import numpy as np
 import pytest
 
-from diffcps.evaluation.scores import FourScores, Score, four_scores, mean_and_std_over_members, normalised_score
+from diffcps.evaluation.scores import Score, Scores, four_scores, mean_and_std_over_members
 from diffcps.types import UserError
 
 
-def row(update: int, score: float, loss: float | None) -> dict:
-    return {"update": update, "returns": [score], "score": score, "diagnose": {"selection/loss": loss}}
-
-
-def test_normalised_score_by_hand() -> None:
-    reference = (-20.0, 180.0)
-    np.testing.assert_allclose(normalised_score([[-20.0, 180.0], [80.0, 380.0]], reference), [[0, 100], [50, 200]])
-    assert normalised_score(30.0, reference) == 25.0
-
-
-@pytest.mark.parametrize("reference", [(5.0, 5.0), (5.0, 4.0), (math.nan, 4.0)])
-def test_reference_must_be_an_interval(reference: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match="min < max"):
-        normalised_score(0.0, reference)
-
-
 def test_four_scores_by_hand() -> None:
-    rows = [row(10, 1.0, 0.9), row(20, 7.0, 0.5), row(30, 4.0, 0.2), row(40, 6.0, 0.3)]
-    assert four_scores(rows, k=3) == FourScores(
-        last=Score((40,), 6.0),
-        best=Score((20,), 7.0),
-        mean_of_last=Score((20, 30, 40), 17 / 3),
-        offline_selected=Score((30,), 4.0),
+    assert four_scores((10, 20, 30, 40), (1.0, 7.0, 4.0, 6.0), (0.9, 0.5, 0.2, 0.3), k=3) == Scores(
+        last=Score((40,), 6.0, None),
+        best=Score((20,), 7.0, None),
+        mean_of_last=Score((20, 30, 40), 17 / 3, None),
+        offline_selected=Score((30,), 4.0, None),
     )
 
 
-def test_mean_of_last_takes_what_there_is() -> None:
-    scores = four_scores([row(10, 1.0, 0.9), row(20, 2.0, 0.5)])
+def test_normalised_by_hand() -> None:
+    scores = four_scores((10, 20), (1.0, 7.0), (0.9, 0.5), reference=(-1.0, 9.0))
     assert scores is not None
-    assert scores.mean_of_last == Score((10, 20), 1.5)
+    assert [score and score.normalised for score in scores] == [80.0, 80.0, 50.0, 80.0]
+
+
+def test_mean_of_last_takes_what_there_is() -> None:
+    scores = four_scores((10, 20), (1.0, 2.0), (0.9, 0.5))
+    assert scores is not None
+    assert scores.mean_of_last == Score((10, 20), 1.5, None)
 
 
 def test_the_first_of_equal_scores_wins_and_the_last_of_equal_losses() -> None:
-    scores = four_scores([row(10, 1.0, 0.9), row(20, 3.0, 0.5), row(30, 3.0, 0.5), row(40, 3.0, 0.7)])
+    scores = four_scores((10, 20, 30, 40), (1.0, 3.0, 3.0, 3.0), (0.9, 0.5, 0.5, 0.7))
     assert scores is not None
-    assert scores.best == Score((20,), 3.0)
-    assert scores.offline_selected == Score((30,), 3.0)
+    assert scores.best == Score((20,), 3.0, None)
+    assert scores.offline_selected == Score((30,), 3.0, None)
 
 
 def test_a_loss_that_is_not_finite_is_never_selected() -> None:
-    scores = four_scores([row(10, 1.0, None), row(20, 2.0, 0.5), row(30, 9.0, None), row(40, 5.0, 0.6)])
-    assert scores is not None and scores.offline_selected == Score((20,), 2.0)
-    scores = four_scores([row(10, 1.0, None)])
+    scores = four_scores((10, 20, 30, 40), (1.0, 2.0, 9.0, 5.0), (None, 0.5, None, 0.6))
+    assert scores is not None and scores.offline_selected == Score((20,), 2.0, None)
+    scores = four_scores((10,), (1.0,), (None,))
     assert scores is not None and scores.offline_selected is None
 
 
 def test_no_evaluations_no_scores() -> None:
-    assert four_scores([]) is None
+    assert four_scores((), (), ()) is None
 
 
 def test_mean_of_none_is_refused() -> None:
     with pytest.raises(UserError, match="k >= 1"):
-        four_scores([row(10, 1.0, 0.9)], k=0)
+        four_scores((10,), (1.0,), (0.9,), k=0)
 
 
 def test_mean_and_std_over_members() -> None:

@@ -1,5 +1,4 @@
-import itertools
-import json
+import dataclasses
 import math
 import struct
 from pathlib import Path
@@ -8,10 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffcps.algorithms import ALGORITHMS
 from diffcps.run.curves import curves_figure, save_curves
-from diffcps.types import UserError
+from diffcps.run.folder import RunFolder
+from diffcps.run.record import Evaluation, Measurement, RunRecord
+from diffcps.run.settings import Settings
+from diffcps.types import DatasetInfo, Spec, UserError
 
 REFERENCE = (-20.3, 3234.3)
+BOUNDED = "Denoising loss $L_c$ and its bound kappa"
 
 
 def write_run(
@@ -24,66 +28,61 @@ def write_run(
     env: str | None = "Hopper-v5",
     reference: tuple[float, float] | None = REFERENCE,
     stops: dict[int, int] | None = None,
-) -> Path:
+    sweep: dict[str, tuple[float, ...]] | None = None,
+) -> RunFolder:
     """A run folder with plausible numbers. `stops`: after how many updates a member leaves the run."""
     updates, every, log_every = 5000 * evaluations, 5000, 500
-    config = {
-        "algorithm": algorithm,
-        "config": {"kappa": 0.05, "width": 256} if algorithm == "diffcps" else {"width": 256},
-        "sweep": {"kappa": list(kappas)} if kappas else {},
-        "seeds": list(seeds),
-        "updates": updates,
-        "eval_every": every,
-        "log_every": log_every,
-        "episodes": 10,
-        "env": env,
-        "reference": None if reference is None else list(reference),
-        "dataset": {"source": "hopper-medium-replay.hdf5"},
-    }
-    metrics, scores = [], []
-    members = list(itertools.product([{"kappa": kappa} for kappa in kappas] or [{}], seeds))
+    method = ALGORITHMS[algorithm]
+    record = RunRecord(
+        algorithm=algorithm,
+        config=method.Config(),
+        sweep=sweep or ({"kappa": kappas} if kappas else {}),
+        settings=Settings(seeds=seeds, updates=updates, eval_every=every, log_every=log_every),
+        environment=env,
+        reference=reference,
+        dataset=DatasetInfo("hopper-medium-replay.hdf5", "0"),
+        transitions=1000,
+        data_return=None,
+        spec=Spec(11, 3),
+        command="",
+        versions={},
+        device="",
+    )
+    measured, scored = [], []
     for update in range(log_every, updates + 1, log_every):
-        for index, (swept, seed) in enumerate(members):
-            if stops and update > stops.get(index, updates):
+        for member in record.members:
+            if stops and update > stops.get(member.index, updates):
                 continue
-            random = np.random.default_rng([index, update])
-            kappa, rise = swept.get("kappa", 0.05), 1 - math.exp(-update / 15000)
-            columns = {"update": update, "member": index, "seed": seed, **swept}
-            row = {**columns, "actor/bc_loss": kappa + 0.5 * math.exp(-update / 1500) + 0.003 * random.random()}
-            if algorithm == "diffcps":
-                row["dual/multiplier"] = 1 + (0.06 / kappa) * rise + 0.05 * seed * rise
-            if algorithm != "diffusion-bc":
-                row["critic/q"] = 240 * rise * (1 - 1.2 * kappa) + 4 * random.normal()
-                row["critic/loss"] = 40 * math.exp(-update / 3000) + 2 + 0.3 * random.normal()
-            row["updates_per_second"] = 98.0
-            metrics.append(row)
+            random = np.random.default_rng([member.index, update])
+            kappa, rise = member.swept.get("kappa", 0.05), 1 - math.exp(-update / 15000)
+            known = {
+                "actor/bc_loss": kappa + 0.5 * math.exp(-update / 1500) + 0.003 * random.random(),
+                "dual/multiplier": 1 + (0.06 / kappa) * rise + 0.05 * member.seed * rise,
+                "critic/q": 240 * rise * (1 - 1.2 * kappa) + 4 * random.normal(),
+                "critic/loss": 40 * math.exp(-update / 3000) + 2 + 0.3 * random.normal(),
+            }
+            metrics = {name: known.get(name, rise) for name in method.METRICS if name != "selection/loss"}
+            measured.append(Measurement(update, member, metrics, 98.0))
             if update % every == 0:
-                score = 3000 * rise * (1 - 1.5 * kappa) * (1 - 0.15 * random.random()) - 60 * seed
-                returns = [score + 10.0 * (episode - 4.5) for episode in range(10)] if env else []
-                scores.append(
-                    {
-                        **columns,
-                        "score": float(np.mean(returns)) if env else None,
-                        "returns": returns,
-                        "lengths": [1000] * len(returns),
-                        "diagnose": {"selection/loss": 0.05},
-                    }
-                )
+                score = 3000 * rise * (1 - 1.5 * kappa) * (1 - 0.15 * random.random()) - 60 * member.seed
+                returns = tuple(score + 10.0 * (episode - 4.5) for episode in range(10)) if env else ()
+                mean = float(np.mean(returns)) if env else None
+                lengths = (1000,) * len(returns)
+                scored.append(Evaluation(update, member, mean, returns, lengths, {"selection/loss": 0.05}))
     run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps(config))
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
-    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scores))
-    return run
+    folder = RunFolder(run)
+    folder.write_record(record)
+    folder.append_measurements(measured)
+    folder.append_evaluations(scored)
+    return folder
 
 
-def read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    def rows(name):
-        return [json.loads(line) for line in (run / name).read_text().splitlines()]
-
-    return json.loads((run / "config.json").read_text()), rows("metrics.jsonl"), rows("evaluations.jsonl")
+def read(folder: RunFolder) -> tuple[RunRecord, list[Measurement], list[Evaluation]]:
+    record = folder.read_record()
+    return record, folder.read_measurements(record.members), folder.read_evaluations(record.members)
 
 
-def titles(run: Path) -> list[str]:
+def titles(run: RunFolder) -> list[str]:
     return [axes.get_title(loc="left") for axes in curves_figure(*read(run)).axes]
 
 
@@ -93,40 +92,44 @@ def bold_lines(axes) -> list[Any]:
 
 def test_picture_is_a_png_of_the_figures_size_and_nothing_else_is_left(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluations=2)
-    before = set(run.iterdir())
-    save_curves(run, run / "curves.png")
-    data = (run / "curves.png").read_bytes()
+    before = set(run.path.iterdir())
+    save_curves(run, run.curves)
+    data = run.curves.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert data[-8:-4] == b"IEND"
     width, height = struct.unpack(">II", data[16:24])
     inches = curves_figure(*read(run)).get_size_inches()
     assert (width, height) == pytest.approx(150 * inches, abs=1)
-    assert set(run.iterdir()) == before | {run / "curves.png"}
+    assert set(run.path.iterdir()) == before | {run.curves}
 
 
 def test_failure_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", evaluations=1)
-    (run / "curves.png").write_bytes(b"old")
+    run.curves.write_bytes(b"old")
 
-    def full(self, path, **_):
-        Path(path).write_bytes(b"half a pic")
+    def full(self, file, **_):
+        file.write(b"half a pic")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    before = set(run.iterdir())
+    before = set(run.path.iterdir())
     with pytest.raises(UserError, match=r"curves.png: the picture cannot be written \(No space left on device\)"):
-        save_curves(run, run / "curves.png")
-    assert (run / "curves.png").read_bytes() == b"old"
-    assert set(run.iterdir()) == before
+        save_curves(run, run.curves)
+    assert run.curves.read_bytes() == b"old"
+    assert set(run.path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
     ("algorithm", "env", "expected"),
     [
-        ("diffcps", "Hopper-v5", ["Score", "Denoising loss $L_c$ and its bound κ", "Lagrange", "Q of", "Critic loss"]),
-        ("diffcps", None, ["Denoising loss $L_c$ and its bound κ", "Lagrange", "Q of", "Critic loss"]),
-        ("diffusion-ql", "Hopper-v5", ["Score", "Denoising loss $L_c$", "Q of", "Critic loss"]),
-        ("diffusion-bc", None, ["Denoising loss $L_c$"]),
+        (
+            "diffcps",
+            "Hopper-v5",
+            ["Score", "Denoising loss $L_c$ and its bound kappa", "Lagrange", "Q of", "Critic loss"],
+        ),
+        ("diffcps", None, [BOUNDED, "Lagrange", "Q of", "Critic loss"]),
+        ("diffusion_ql", "Hopper-v5", ["Score", "Denoising loss $L_d$", "Q of", "Critic loss"]),
+        ("diffusion_bc", None, ["Denoising loss $L_d$"]),
     ],
 )
 def test_a_panel_for_each_metric_there_is(tmp_path: Path, algorithm: str, env: str | None, expected: list[str]) -> None:
@@ -141,7 +144,7 @@ def test_mean_and_seeds_of_the_scores(tmp_path: Path) -> None:
     config, metrics, evaluations = read(run)
     score = curves_figure(config, metrics, evaluations).axes[0]
     first, second, mean = score.lines
-    own = [[row["score"] for row in evaluations if row["seed"] == seed] for seed in (3, 4)]
+    own = [[row.score for row in evaluations if row.member.seed == seed] for seed in (3, 4)]
     assert list(np.asarray(first.get_ydata())) == own[0]
     assert list(np.asarray(second.get_ydata())) == own[1]
     assert list(np.asarray(mean.get_xdata())) == [5000, 10000, 15000]
@@ -183,7 +186,7 @@ def test_many_combinations_have_different_colours(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", kappas=kappas, seeds=(0,), evaluations=1)
     (legend,) = curves_figure(*read(run)).legends
     assert len({tuple(line.get_color()) for line in legend.get_lines()}) == 11
-    save_curves(run, run / "curves.png")
+    save_curves(run, run.curves)
 
 
 def test_one_seed_and_one_evaluation_is_a_visible_point(tmp_path: Path) -> None:
@@ -197,17 +200,49 @@ def test_one_seed_and_one_evaluation_is_a_visible_point(tmp_path: Path) -> None:
 
 def test_gaps_do_not_tear_a_line(tmp_path: Path) -> None:
     config, metrics, evaluations = read(write_run(tmp_path / "run", seeds=(0,), evaluations=1))
-    metrics = [row | {"actor/bc_loss": None} if row["update"] % 1000 else row for row in metrics]
+    metrics = [
+        dataclasses.replace(row, metrics={**row.metrics, "actor/bc_loss": None}) if row.update % 1000 else row
+        for row in metrics
+    ]
     line = curves_figure(config, metrics, evaluations).axes[1].lines[0]
     assert list(np.asarray(line.get_xdata())) == [1000, 2000, 3000, 4000, 5000]
 
 
 def test_unfinished_line_and_empty_logs(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluations=1)
-    with open(run / "metrics.jsonl", "a") as file:
+    with open(run.metrics, "a") as file:
         file.write('{"update": 55')
-    save_curves(run, run / "curves.png")
-    (run / "metrics.jsonl").unlink()
-    (run / "evaluations.jsonl").unlink()
-    save_curves(run, run / "curves.png")
-    assert curves_figure(json.loads((run / "config.json").read_text()), [], []).axes == []
+    save_curves(run, run.curves)
+    run.metrics.unlink()
+    run.evaluations.unlink()
+    save_curves(run, run.curves)
+    assert curves_figure(run.read_record(), [], []).axes == []
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_every_method_has_panels_of_its_own_metrics(tmp_path: Path, algorithm: str) -> None:
+    """Titles come from the method's METRICS, and an axis is logarithmic only where the method says so."""
+    run = write_run(tmp_path / "run", algorithm=algorithm, evaluations=1)
+    _, *panels = curves_figure(*read(run)).axes
+    main = [metric for metric in ALGORITHMS[algorithm].METRICS.values() if metric.symbol]
+    assert len(panels) == len(main) >= 1
+    for axes, metric in zip(panels, main, strict=True):
+        assert axes.get_title(loc="left").startswith(metric.title)
+        assert axes.get_yscale() == metric.scale
+
+
+def test_a_negative_value_is_drawn_whatever_the_scale(tmp_path: Path) -> None:
+    record, metrics, evaluations = read(write_run(tmp_path / "run", seeds=(0,), evaluations=1))
+    metrics[0] = dataclasses.replace(metrics[0], metrics={**metrics[0].metrics, "critic/loss": -1.0})
+    axes = curves_figure(record, metrics, evaluations).axes[-1]
+    assert axes.get_title(loc="left").startswith("Critic loss") and axes.get_yscale() == "linear"
+    assert min(np.asarray(axes.lines[0].get_ydata())) == -1.0
+
+
+def test_a_legend_of_many_groups_stays_inside_the_picture(tmp_path: Path) -> None:
+    sweep = {"kappa": (0.03, 0.1), "multiplier_learning_rate": (3e-5, 3e-4, 3e-3)}
+    figure = curves_figure(*read(write_run(tmp_path / "run", seeds=(0,), evaluations=1, sweep=sweep)))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, width = legend.get_window_extent(), figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= width

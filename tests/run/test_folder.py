@@ -1,44 +1,115 @@
-"""The run folder: one owner, whole rows, nothing from the future."""
+"""The run folder: nothing from the future, and records that come back as they were written."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
+from diffcps.algorithms import diffcps
+from diffcps.evaluation.scores import Score, Scores
 from diffcps.run.folder import RunFolder
-from diffcps.types import UserError
+from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
+from diffcps.run.settings import Settings
+from diffcps.types import DatasetInfo, Spec, UserError
+
+DATASET = DatasetInfo("a.hdf5", "abc", "Hopper-v5", -20.25, 3234.5, (-1.0,), (1.0,), observation_mean=(0.5,))
 
 
-def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path):
-    with RunFolder(tmp_path / "run").locked():
-        with (
-            pytest.raises(UserError, match="another process is writing this run"),
-            RunFolder(tmp_path / "run").locked(),
-        ):
-            pass
-    with RunFolder(tmp_path / "run").locked():
-        pass
+def record_of(**changes) -> RunRecord:
+    """A run of two seeds with kappa swept, an infinite value among its fields."""
+    facts = {
+        "algorithm": "diffcps",
+        "config": diffcps.Config(kappa=0.01, max_grad_norm=math.inf, width=16),
+        "sweep": {"kappa": (0.01, math.inf)},
+        "settings": Settings(env="Hopper-v5", seeds=(0, 3), updates=100),
+        "environment": "Hopper-v5",
+        "reference": (-20.25, 3234.5),
+        "dataset": DATASET,
+        "transitions": 1000,
+        "data_return": 466.5,
+        "spec": Spec(11, 3),
+        "command": "diffcps train diffcps",
+        "versions": {"jax": "1.2"},
+        "device": "cpu x 2",
+    }
+    return RunRecord(**(facts | changes))
 
 
-def test_a_line_cut_by_a_kill_does_not_count(tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.append(folder.metrics, [{"update": 1}, {"update": 2}])
-    with open(folder.metrics, "a") as file:
-        file.write('{"update": 3, "criti')
-    assert [row["update"] for row in folder.rows(folder.metrics)] == [1, 2]
+def test_records_come_back(tmp_path):
+    folder, record = RunFolder(tmp_path), record_of()
+    folder.write_record(record)
+    assert folder.read_record() == record
+    members = record.members
+    assert [member.swept["kappa"] for member in members] == [0.01, 0.01, math.inf, math.inf]
+    measured = [Measurement(50, members[3], {"critic/loss": 1.5, "actor/bc_loss": None}, 80.0)]
+    folder.append_measurements(measured)
+    assert folder.read_measurements(members) == measured
+    evaluated = [Evaluation(100, members[1], 2.0, (1.0, 3.0), (10, 20), {"selection/loss": 0.5, "critic/q": None})]
+    folder.append_evaluations(evaluated)
+    assert folder.read_evaluations(members) == evaluated
+    one, mean = Score((100,), 2.0, 0.75), Score((50, 100), 1.5, None)
+    scores = Scores(last=one, best=one, mean_of_last=mean, offline_selected=None)
+    rows = (MemberScores(members[0], scores), MemberScores(members[1], None))
+    summary = Summary("diffcps", None, 100, None, None, rows)
+    folder.write_summary(summary)
+    assert folder.read_summary() == summary
+
+
+def test_a_swept_field_stands_in_the_sweep_alone(tmp_path):
+    """With kappa swept, no single kappa is that of the run."""
+    content = record_of().to_json()
+    assert content["sweep"] == {"kappa": [0.01, "inf"]}
+    assert "kappa" not in content["config"] and content["config"]["width"] == 16
+    old = content | {"config": content["config"] | {"kappa": 0.05}}  # as written by earlier versions
+    assert RunRecord.from_json(old) == record_of()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"config": diffcps.Config(kappa=0.01, max_grad_norm=math.inf, width=17)}, ("width", 16, 17)),
+        ({"sweep": {"kappa": (0.01, 0.5)}}, ("kappa", [0.01, "inf"], [0.01, 0.5])),
+        ({"sweep": {}}, ("kappa", [0.01, "inf"], 0.01)),
+        ({"settings": Settings(env="Hopper-v5", seeds=(0,), updates=100)}, ("seeds", [0, 3], [0])),
+        ({"environment": None}, ("env", "Hopper-v5", None)),
+        (
+            {"dataset": DatasetInfo("a.hdf5", "abd", "Hopper-v5", -20.25, 3234.5, (-1.0,), (1.0,))},
+            ("sha256", "abc", "abd"),
+        ),
+        ({"transitions": 999}, ("transitions", 1000, 999)),
+    ],
+)
+def test_what_a_continuation_must_not_change(changes, expected):
+    assert next(differences(record_of(), record_of(**changes))) == expected
+
+
+def test_what_a_continuation_may_change():
+    moved = dataclasses.replace(DATASET, source="b.hdf5")
+    longer = Settings(env="Hopper-v5", seeds=(0, 3), updates=200)
+    now = record_of(dataset=moved, settings=longer, command="x", versions={}, device="gpu", data_return=None)
+    assert list(differences(record_of(), now)) == []
 
 
 def test_rows_after_the_checkpoint_are_dropped(tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.append(folder.metrics, [{"update": update} for update in (100, 200, 300)])
-    folder.append(folder.evaluations, [{"update": 200}, {"update": 400}])
+    folder, members = RunFolder(tmp_path), record_of().members
+    folder.append_measurements([Measurement(update, members[0], {}, 1.0) for update in (100, 200, 300)])
+    folder.append_evaluations([Evaluation(update, members[0], None, (), (), {}) for update in (200, 400)])
     folder.forget_after(200)
-    assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == [{"update": 100}, {"update": 200}]
-    assert folder.rows(folder.evaluations) == [{"update": 200}]
+    assert [row.update for row in folder.read_measurements(members)] == [100, 200]
+    assert [row.update for row in folder.read_evaluations(members)] == [200]
 
 
 def test_a_folder_without_a_run_says_so(tmp_path):
     with pytest.raises(UserError, match=r"not a run folder \(it has no config.json\)"):
-        RunFolder(tmp_path).read_config()
-    (tmp_path / "config.json").write_text("{")
+        RunFolder(tmp_path).read_record()
+    config = tmp_path / "config.json"
+    config.write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
-        RunFolder(tmp_path).read_config()
+        RunFolder(tmp_path).read_record()
+    config.write_text(json.dumps(record_of().to_json() | {"algorithm": "magic"}))
+    with pytest.raises(UserError, match=rf"{config}: names no algorithm of this version of diffcps \(magic\)"):
+        RunFolder(tmp_path).read_record()
+    config.write_text('{"algorithm": "diffcps"}')
+    with pytest.raises(UserError, match="it has no 'sweep'"):
+        RunFolder(tmp_path).read_record()

@@ -1,5 +1,6 @@
 """The Python API, end to end at a small size: train, load, act, evaluate, show."""
 
+import dataclasses
 import json
 
 import matplotlib.image
@@ -10,8 +11,8 @@ import diffcps
 from diffcps.algorithms import diffcps as algorithm
 from diffcps.algorithms import diffusion_bc
 from diffcps.cli.main import main
-from diffcps.presets import PRESETS
-from diffcps.run.fields import from_json, to_json
+from diffcps.run.folder import RunFolder
+from diffcps.run.train import data_return
 
 SMALL = algorithm.Config(width=8, depth=1, num_steps=2, num_candidates=3, batch_size=8)
 SETTINGS = diffcps.Settings(updates=60, eval_every=30, log_every=30, episodes=2, seeds=(0, 1))
@@ -30,16 +31,19 @@ def test_a_run_leaves_everything_that_it_promises(run):
     assert {path.name for path in out.iterdir()} >= {
         *("config.json", "metrics.jsonl", "evaluations.jsonl", "summary.json", "curves.png", "checkpoints")
     }
-    assert json.loads((out / "summary.json").read_text()) == summary
-    assert [(row["seed"], row["kappa"]) for row in summary["members"]] == [(0, 0.01), (1, 0.01), (0, 0.1), (1, 0.1)]
-    for row in summary["members"]:
-        assert row["best"]["score"] >= row["last"]["score"]
-        assert row["mean_of_last"]["updates"] == [30, 60]
-        assert row["best"]["normalised"] == pytest.approx(100 * (row["best"]["score"] + 20.272305) / 3254.572305)
+    assert json.loads((out / "summary.json").read_text()) == summary.to_json()
+    assert RunFolder(out).read_summary() == summary
+    members = [row.member for row in summary.members]
+    assert [(member.seed, member.swept["kappa"]) for member in members] == [(0, 0.01), (1, 0.01), (0, 0.1), (1, 0.1)]
+    for row in summary.members:
+        assert row.scores is not None and row.scores.best.score >= row.scores.last.score
+        assert row.scores.mean_of_last.updates == (30, 60)
+        assert row.scores.best.normalised == pytest.approx(100 * (row.scores.best.score + 20.272305) / 3254.572305)
     record = json.loads((out / "config.json").read_text())
     assert record["sweep"] == {"kappa": [0.01, 0.1]} and record["env"] == "Hopper-v5"
+    assert "kappa" not in record["config"]
     assert len(record["dataset"]["observation_mean"]) == 11
-    assert record["data_return"] == summary["data_return"] == pytest.approx(465.84, abs=0.01)
+    assert record["data_return"] == summary.data_return == pytest.approx(465.84, abs=0.01)
     evaluations = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
     assert len(evaluations) == 2 * 4
     for row in evaluations:
@@ -80,8 +84,8 @@ def test_evaluate_uses_new_start_states_and_says_which_checkpoint(run, capsys):
     assert "checkpoint best" in capsys.readouterr().out
     result = json.loads((out / "evaluation-best.json").read_text())
     assert result["seed"] == 1000 and result["action_choice"] == "argmax_q"
-    for row, member in zip(result["members"], summary["members"], strict=True):
-        assert [row["updates"]] == member["best"]["updates"]
+    for row, member in zip(result["members"], summary.members, strict=True):
+        assert member.scores is not None and (row["updates"],) == member.scores.best.updates
         assert row["score"] == pytest.approx(np.mean(row["returns"])) and len(row["lengths"]) == 2
 
 
@@ -89,7 +93,7 @@ def test_without_an_environment_there_is_a_policy_but_no_score(tmp_path):
     config = diffusion_bc.Config(width=8, depth=1, num_steps=2, batch_size=8)
     settings = diffcps.Settings(env="none", updates=4, eval_every=2, log_every=2)
     summary = diffcps.train(config, "builtin", settings, out=tmp_path / "run")
-    assert summary["members"] == [{"member": 0, "seed": 0}]
+    assert [(row.member.index, row.member.seed, row.scores) for row in summary.members] == [(0, 0, None)]
     assert diffcps.load_policy(tmp_path / "run", "last")(np.zeros(11)).shape == (3,)
 
 
@@ -113,24 +117,36 @@ def test_list_cite_and_help(capsys):
     assert "Bound kappa on the denoising loss L_c" in text and "[0.05]" in text
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_presets_are_configurations(name):
-    from diffcps.algorithms import ALGORITHMS
+def test_table_command_prints_markdown(run, capsys):
+    out, summary = run
+    assert main(["table", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| updates | members | return (normalised) | Denoising loss $L_c$ |")
+    assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| 30", "4"], ["| 60", "4"]]
+    last = np.mean([row.scores.last.score for row in summary.members])
+    assert any(line.startswith(f"- last: {last:.0f} ± ") for line in lines)
+    assert main(["table", str(out), str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| method | updates | last | best | mean_of_last | offline_selected |"
+    assert lines[2] == lines[3] and lines[2].startswith(f"| diffcps | 60 | {last:.0f} ± ")
 
-    kind = ALGORITHMS[name].Config
-    assert len(PRESETS[name]) == (16 if name == "diffcps" else 15)  # TriFinger's is DiffCPS's own
-    for preset in PRESETS[name].values():
-        config = kind(**preset.fields)
-        assert kind(**from_json(kind, json.loads(json.dumps(to_json(config))))) == config
+
+def test_the_datas_return_is_in_the_environments_units():
+    raw = diffcps.load_dataset("builtin")
+    assert data_return(raw) == pytest.approx(465.84, abs=0.01)
+    assert data_return(diffcps.load_dataset("builtin", reward="iql_antmaze")) is None
 
 
-def test_table_4_as_the_paper_has_it():
-    """Three rows spot-checked against the paper's Table 4."""
-    presets = PRESETS["diffcps"]
-    assert presets["hopper-medium"].fields["kappa"] == 0.05
-    assert presets["walker2d-medium-expert"].fields["kappa"] == 0.04
-    large = presets["antmaze-large-play"]
-    assert (large.fields["kappa"], large.fields["policy_interval"], large.fields["multiplier_min"]) == (0.2, 4, 0.3)
-    assert large.fields["max_q_backup"] and large.reward == "cql_antmaze"
-    push = {"num_steps": 45, "kappa": 0.01, "multiplier_min": 0.0}  # appendix F.2
-    assert presets["trifinger-push"] == ("none", push)
+def test_task_and_preset_from_python(tmp_path):
+    """What differs from its default stays, the rest takes the preset's value; data must have been loaded so."""
+    dataset = diffcps.load_dataset("builtin")
+    settings = diffcps.Settings(env="none", updates=2, eval_every=2, log_every=2)
+    config = algorithm.Config(width=8, depth=1, num_steps=2, batch_size=8, max_grad_norm=5.0)
+    diffcps.train(config, dataset, settings, out=tmp_path / "run", preset="hopper-medium-replay")
+    found = RunFolder(tmp_path / "run").read_record().config
+    assert found == dataclasses.replace(config, kappa=0.03)
+    with pytest.raises(diffcps.UserError, match="was loaded with reward='none', where preset antmaze-umaze wants"):
+        diffcps.train(config, dataset, settings, out=tmp_path / "other", preset="antmaze-umaze")
+    with pytest.raises(diffcps.UserError, match="was loaded for no task; load it with task='hopper-medium-v2'"):
+        diffcps.train(config, dataset, settings, out=tmp_path / "other", task="hopper-medium-v2")
+    assert not (tmp_path / "other").exists()

@@ -11,7 +11,8 @@ import pytest
 from diffcps import UserError
 from diffcps.algorithms import awr, sfbc
 from diffcps.run.progress import Silent
-from diffcps.run.train import Settings, train
+from diffcps.run.settings import Settings
+from diffcps.run.train import train
 from diffcps.training.members import Program, expand
 from diffcps.types import Algorithm, Dataset, DatasetInfo, Stage
 
@@ -68,8 +69,9 @@ def counting() -> Algorithm[Count]:
     def diagnose(state, rows, key):
         return {"selection/loss": state.first}
 
-    first, second = Stage(1, begin_first, batch, update_first), Stage(3, begin_second, batch, update_second)
-    return Algorithm(init, batch, update_second, act, diagnose, (first, second) * 2)
+    first = Stage(1, batch, update_first, begin_first, keep=True)
+    second = Stage(3, batch, update_second, begin_second, keep=True)
+    return Algorithm(init, (first, second) * 2, act, diagnose)
 
 
 def test_stages_take_their_shares_and_hand_over(dataset):

@@ -1,32 +1,35 @@
+import dataclasses
 import io
-from typing import Any
 
 from rich.console import Console
 
+from diffcps.evaluation.scores import Score, Scores
+from diffcps.run.record import MemberEpisodes, MemberScores, RunEvaluation, Summary
 from diffcps.run.table import evaluation_table, run_table
+from diffcps.training.members import Member
+
+REFERENCE = (0.0, 4000.0)
 
 
-def score(value: float, *updates: int) -> dict[str, Any]:
-    return {"updates": list(updates), "score": value, "normalised": value / 40}
+def score(value: float, *updates: int) -> Score:
+    return Score(updates, value, value / 40)
 
 
-def member(index: int, seed: int, value: float, **swept: float) -> dict[str, Any]:
-    return {
-        "member": index,
-        "seed": seed,
-        **swept,
-        "last": score(value, 6000),
-        "best": score(value + 400, 4500),
-        "mean_of_last": score(value - 100, 4500, 5250, 6000),
-        "offline_selected": score(value - 200, 5250),
-    }
+def member(index: int, seed: int, value: float, **swept: float) -> MemberScores:
+    scores = Scores(
+        last=score(value, 6000),
+        best=score(value + 400, 4500),
+        mean_of_last=score(value - 100, 4500, 5250, 6000),
+        offline_selected=score(value - 200, 5250),
+    )
+    return MemberScores(Member(index, seed, swept), scores)
 
 
-def summary(*members: dict[str, Any]) -> dict[str, Any]:
-    return {"algorithm": "diffcps", "env": "Hopper-v5", "updates": 6000, "members": list(members)}
+def summary(*members: MemberScores) -> Summary:
+    return Summary("diffcps", "Hopper-v5", 6000, None, REFERENCE, members)
 
 
-def printed(summary: dict[str, Any]) -> list[str]:
+def printed(summary: Summary) -> list[str]:
     """The lines printed, with single spaces."""
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(run_table(summary))
@@ -39,6 +42,11 @@ def test_four_scores_raw_and_normalised() -> None:
     assert "7 2000 (50.0) 2400 (60.0) 4.5k 1900 (47.5) 1800 (45.0) 5250" in lines
     assert "seed last best at last 3 selected at" in lines
     assert not any("mean ± std" in line for line in lines)  # one seed has no spread
+
+
+def test_the_data_stand_in_the_title() -> None:
+    lines = printed(dataclasses.replace(summary(member(0, 7, 2000.0)), data_return=466.0))
+    assert "; mean return of the data: 466 (11.7)" in " ".join(lines)
 
 
 def test_mean_and_std_over_seeds() -> None:
@@ -57,20 +65,22 @@ def test_a_mean_per_combination() -> None:
 
 
 def test_without_reference_only_raw_numbers() -> None:
-    rows = [member(i, i, 0.25 + 0.5 * i) for i in (0, 1)]
-    for row in rows:
-        for kind in ("last", "best", "mean_of_last", "offline_selected"):
-            row[kind]["normalised"] = None
-    lines = printed(summary(*rows))
+    def raw(row: MemberScores) -> MemberScores:
+        assert row.scores is not None
+        found = [score and score._replace(normalised=None) for score in row.scores]
+        return MemberScores(row.member, Scores(*found))
+
+    rows = [raw(member(i, i, 0.25 + 0.5 * i)) for i in (0, 1)]
+    lines = printed(dataclasses.replace(summary(*rows), reference=None))
     assert any(line.startswith("0 0.25 400.2 4.5k ") for line in lines)
     assert any(line.startswith("mean ± std 0.5 ± 0.25 ") for line in lines)
 
 
 def test_members_that_stopped_early_are_told() -> None:
-    early = member(0, 0, 2000.0)
-    early["last"] = score(2000.0, 3000)
-    early["offline_selected"] = None
-    never = {"member": 1, "seed": 1}
+    whole = member(0, 0, 2000.0)
+    assert whole.scores is not None
+    early = MemberScores(whole.member, whole.scores._replace(last=score(2000.0, 3000), offline_selected=None))
+    never = MemberScores(Member(1, 1, {}), None)
     lines = printed(summary(early, never, member(2, 2, 2400.0)))
     assert any(line.startswith("0 2000 (50.0) at 3k ") for line in lines)
     assert any(line.startswith("1 – – – –") for line in lines)
@@ -78,20 +88,20 @@ def test_members_that_stopped_early_are_told() -> None:
 
 
 def test_run_without_environment() -> None:
-    lines = printed({"algorithm": "diffusion-bc", "env": None, "updates": 100, "members": [{"member": 0, "seed": 5}]})
-    assert lines[0] == "diffusion-bc on no environment, 100 updates"
+    rows = (MemberScores(Member(0, 5, {}), None),)
+    lines = printed(Summary("diffusion_bc", None, 100, None, None, rows))
+    assert lines[0] == "diffusion_bc on no environment, 100 updates"
     assert "5" in lines
     assert "No scores: the run has no environment, or was not evaluated." in lines
 
 
 def test_evaluation_tells_the_success_rate_where_there_is_one() -> None:
-    row = {"member": 0, "seed": 3, "updates": 6000, "score": 512.0, "std": 20.0, "normalised": 68.27}
-    result = {"algorithm": "diffcps", "env": "Push-v0", "checkpoint": "best", "episodes": 8, "seed": 1000}
     for success, heading, cells in (
         (None, "return std over episodes normalised", "3 6,000 512 20 68.3"),
         (0.875, "return std over episodes normalised success", "3 6,000 512 20 68.3 0.875"),
     ):
+        row = MemberEpisodes(Member(0, 3, {}), 6000, 512.0, 20.0, 68.27, success, (512.0,), (10,))
         console = Console(width=120, file=io.StringIO(), record=True)
-        console.print(evaluation_table({**result, "members": [{**row, "success": success}]}))
+        console.print(evaluation_table(RunEvaluation("diffcps", "best", "Push-v0", 8, 1000, None, (row,))))
         lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
         assert f"seed updates {heading}" in lines and cells in lines

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict, replace
 
 import pytest
 from rich.console import Console
 
 from diffcps.data.load import MINARI_ID
-from diffcps.envs.make import reference_scores
-from diffcps.presets import PRESETS
-from diffcps.tasks.catalogue import COLLECTED, catalogue, data_file, find_task, state_of, where_from
+from diffcps.presets import presets_of
+from diffcps.tasks.catalogue import catalogue, find_task
 from diffcps.tasks.table import task_tables
 from diffcps.types import UserError
 
@@ -57,18 +55,11 @@ def test_addresses_are_those_of_the_benchmarks():
     assert find_task("antmaze-large-explore-singletask-v0").url.endswith("/ogbench/antmaze-large-explore-v0.npz")
 
 
-def test_reference_scores_are_those_of_the_environments():
-    for task in catalogue().values():
-        if task.family == "gym":
-            name = task.environment.removeprefix("diffcps/")
-            assert (task.reference_min, task.reference_max) == reference_scores(name)
-
-
 def test_every_preset_is_known_and_used():
     named = {task.preset for task in catalogue().values()} - {None, "trifinger-push"}
-    assert named <= set(PRESETS["diffcps"])
+    assert named <= set(presets_of("diffcps"))
     paper = {
-        name for name in PRESETS["diffcps"] if name.split("-")[0] in ("hopper", "halfcheetah", "walker2d", "antmaze")
+        name for name in presets_of("diffcps") if name.split("-")[0] in ("hopper", "halfcheetah", "walker2d", "antmaze")
     }
     assert named >= paper and len(paper) == 15
 
@@ -80,31 +71,10 @@ def test_unknown_tasks():
         find_task("tetris")
 
 
-def test_states(monkeypatch, tmp_path):
-    monkeypatch.setenv("DIFFCPS_DATA", str(tmp_path))
-    task = replace(find_task("hopper-medium-v2"), bytes=3)
-    assert state_of(task) == "no"
-    (tmp_path / "hopper-medium-v2.hdf5.part").touch()
-    assert state_of(task) == "part"
-    data_file(task).write_bytes(b"12")
-    assert state_of(task) == "wrong size"
-    data_file(task).write_bytes(b"123")
-    assert state_of(task) == "yes"
-
-
-def test_where_from_names_only_what_exists():
-    assert "collect" in where_from(find_task("maze2d-umaze-v1")) and "maze2d" in COLLECTED
-    assert "collect" not in where_from(find_task("pen-human-v1"))
-    assert "--minari" in where_from(find_task("pen-human-v1"))
-    for task_id in ("hopper-random-v2", "maze2d-umaze-v1"):  # there is none; it cannot be read
-        assert "--minari" not in where_from(find_task(task_id))
-
-
 def test_the_table_fits_100_columns():
-    records = [asdict(task) | {"here": "wrong size"} for task in catalogue().values()]
     console = Console(width=100, record=True, file=open("/dev/null", "w"))
     with console.file:
-        console.print(task_tables(records))
+        console.print(task_tables(list(catalogue().values()), lambda task: "wrong size"))
         text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from diffcps.collect.request import CollectionRequest
 from diffcps.types import UserError
-
-FAMILIES = {
-    "maze2d": ("mazes", "collect_maze2d"),
-    "antmaze": ("mazes", "collect_antmaze"),
-    "hopper": ("locomotion", "collect_locomotion"),
-    "halfcheetah": ("locomotion", "collect_locomotion"),
-    "walker2d": ("locomotion", "collect_locomotion"),
-    "ant": ("locomotion", "collect_locomotion"),
-}
-"""The first word of a task -> the module of this package that collects it, and the function in it."""
 
 
 def collect(
@@ -32,26 +22,28 @@ def collect(
     policy: Path | None = None,
 ) -> Path:
     """Makes the dataset of a task and returns its path, `out`. `environment` is for locomotion only, `policy`
-    (the file of a walking ant) for AntMaze only.
+    (a file of `train_ant_policy`) for AntMaze only; `CollectionRequest` explains the rest.
 
     Raises `UserError` for a task that no recipe makes, an `out` that is no HDF5 file, and what the recipes refuse.
     """
-    from importlib import import_module
+    from diffcps.collect.antmaze import collect_antmaze
+    from diffcps.collect.locomotion import ENVIRONMENTS, collect_locomotion
+    from diffcps.collect.maze2d import collect_maze2d
 
     family = task.split("-")[0]
-    if family not in FAMILIES:
-        raise UserError(f"no recipe for {task!r}: data are made for tasks of {', '.join(FAMILIES)}")
-    if out.suffix not in (".hdf5", ".h5"):
-        raise UserError(f"{out}: collected data are written as HDF5; name a file that ends in .hdf5")
-    if transitions < 1 or seed < 0:
-        raise UserError(f"{transitions} transitions with seed {seed}: take at least 1, and a seed from 0 on")
-    module, function = FAMILIES[family]
-    options: dict[str, Any] = {} if environment is None else {"environment": environment}
-    if options and module != "locomotion":
+    families = ["maze2d", "antmaze", *ENVIRONMENTS]
+    if family not in families:
+        raise UserError(f"no recipe for {task!r}: data are made for tasks of {', '.join(families)}")
+    if environment is not None and family not in ENVIRONMENTS:
         raise UserError(f"{task}: its environment is part of the task; leave out --env")
-    if policy is not None:
-        if family != "antmaze":
-            raise UserError(f"{task}: nobody walks there; leave out --policy")
-        options = {"policy": policy}
-    make = getattr(import_module(f"{__name__}.{module}"), function)
-    return make(task, out, transitions=transitions, seed=seed, fast=fast, resume=resume, say=say, **options)
+    if policy is not None and family != "antmaze":
+        raise UserError(f"{task}: only AntMaze needs the policy of an ant; leave out --policy")
+
+    request = CollectionRequest(task, out, transitions, seed, fast, resume, say)
+    match family:
+        case "maze2d":
+            return collect_maze2d(request)
+        case "antmaze":
+            return collect_antmaze(request, policy)
+        case _:
+            return collect_locomotion(request, environment)

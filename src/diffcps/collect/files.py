@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
-from diffcps.run.folder import RunFolder
-from diffcps.storage import write_atomically
+from diffcps.data.transforms import episode_sums
+from diffcps.data.writers import Attribute, write_hdf5
 from diffcps.types import UserError
 
-Rows = dict[str, np.ndarray]
-"""Arrays of equal length under D4RL's names: observations, actions, ..., infos/qpos."""
+Columns: TypeAlias = dict[str, np.ndarray]
+"""Arrays with a row for each transition under D4RL's names: observations, actions, ..., infos/qpos."""
+
+TRANSITION = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+"""Names of what every collected file has, in the order in which it is recorded."""
+SIMULATOR_STATE = ("infos/qpos", "infos/qvel")
+"""The simulator's state before the step."""
+_TYPES = {"terminals": bool, "timeouts": bool, "infos/qpos": np.float64, "infos/qvel": np.float64}
 
 
-def save_rows(path: Path, rows: Rows) -> None:
-    """Writes a part as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **rows)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
+def as_columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> Columns:
+    """Rows recorded step by step, each with a value for every name, as columns in the types of the files."""
+    return {
+        name: np.asarray(values, _TYPES.get(name, np.float32))
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
-def load_rows(path: Path) -> Rows:
-    """What `save_rows` wrote. Raises `UserError` where it is missing or damaged."""
+def load_part(path: Path) -> Columns:
+    """A part that `write_npz` wrote. Raises `UserError` where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -36,28 +41,30 @@ def load_rows(path: Path) -> Rows:
         raise UserError(f"{path}: a part of a collection is missing or damaged ({error}); remove its folder") from error
 
 
-def join(parts: Sequence[Rows]) -> Rows:
+def join(parts: Sequence[Columns]) -> Columns:
     """Parts one after another."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def arrays(columns: dict[str, list]) -> Rows:
-    """Columns gathered step by step, in the types of the files."""
-    kinds = {"terminals": bool, "timeouts": bool, "infos/qpos": np.float64, "infos/qvel": np.float64}
-    return {name: np.asarray(column, kinds.get(name, np.float32)) for name, column in columns.items()}
-
-
-def first_rows(rows: Rows, count: int) -> Rows:
+def first_rows(columns: Columns, count: int) -> Columns:
     """The first `count` rows; an episode that is cut there ends with a timeout."""
-    if count >= len(rows["rewards"]):
-        return rows
-    cut = {name: array[:count].copy() for name, array in rows.items()}
+    if count >= len(columns["rewards"]):
+        return columns
+    cut = {name: array[:count].copy() for name, array in columns.items()}
     cut["timeouts"][-1] = not cut["terminals"][-1]
     return cut
 
 
-def provenance(task: str, environment_id: str, recipe: str, seed: int) -> dict[str, Any]:
-    """The attributes common to all collected files: what was asked, and by which versions it was made."""
+def episode_returns(columns: Columns) -> np.ndarray:
+    """Sum of rewards of each episode, (episodes,) float64; an unmarked rest at the end counts."""
+    return episode_sums(columns["rewards"], columns["terminals"] | columns["timeouts"])
+
+
+def provenance(
+    task: str, environment_id: str, recipe: str, seed: int, reference: tuple[float, float], action_size: int
+) -> dict[str, Attribute]:
+    """The attributes common to all collected files: what was asked, by which versions it was made, its scales."""
+    side = np.ones(action_size, np.float32)
     return {
         "task": task,
         "env_id": environment_id,
@@ -69,40 +76,30 @@ def provenance(task: str, environment_id: str, recipe: str, seed: int) -> dict[s
             for name in ("diffcps", "gymnasium", "mujoco", "jax", "numpy", "ogbench")
             if (found := _version(name))
         ),
+        "ref_min_score": reference[0],
+        "ref_max_score": reference[1],
+        "action_low": -side,
+        "action_high": side,
     }
 
 
-def write_d4rl(path: Path, rows: Rows, attributes: dict[str, Any]) -> None:
-    """Writes rows and attributes as HDF5 (gzip), as a whole or not at all.
+def write_d4rl(path: Path, columns: Columns, attributes: Mapping[str, Attribute]) -> None:
+    """Writes columns and attributes as HDF5, as a whole or not at all.
 
     Adds `transitions`, `episodes`, `mean_return` and `std_return`, over the episodes that end in the file.
     """
-    import h5py
-
-    length = {name: len(array) for name, array in rows.items()}
-    assert len(set(length.values())) == 1, length
-    returns = episode_returns(rows)
+    returns = episode_returns(columns)
     counts = {
-        "transitions": len(rows["rewards"]),
+        "transitions": len(columns["rewards"]),
         "episodes": len(returns),
         "mean_return": float(returns.mean()),
         "std_return": float(returns.std()),
     }
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, array in rows.items():
-            chunk = (min(len(array), 2**14), *array.shape[1:])
-            file.create_dataset(
-                name, data=array, chunks=chunk, compression="gzip", compression_opts=4, shuffle=True, track_times=False
-            )
-        for name, value in sorted({**attributes, **counts}.items()):
-            file.attrs[name] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_hdf5(path, columns, {**attributes, **counts})
 
 
-def holds(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a file has these attributes: it is what would be written."""
+def has_attributes(path: Path, wanted: Mapping[str, Attribute]) -> bool:
+    """Whether an HDF5 file has these attributes, and so is what would be written."""
     import h5py
 
     try:
@@ -112,27 +109,6 @@ def holds(path: Path, wanted: dict[str, Any]) -> bool:
             )
     except OSError:
         return False
-
-
-def claim(folder: RunFolder, content: dict[str, Any]) -> None:
-    """Says in a locked folder what it holds. Raises `UserError` where it holds something else."""
-    if not folder.config.exists():
-        folder.write_json(folder.config, content)
-        return
-    stored = folder.read_config()
-    different = [name for name in content if stored.get(name) != content[name]]
-    if different:
-        raise UserError(
-            f"{folder.path}: holds a run with another {different[0]} ({stored.get(different[0])}, asked for "
-            f"{content[different[0]]}); remove it or collect elsewhere"
-        )
-
-
-def episode_returns(rows: Rows) -> np.ndarray:
-    """Sum of rewards of each episode, (episodes,) float64; an unmarked rest at the end counts."""
-    ends = np.flatnonzero(rows["terminals"] | rows["timeouts"]) + 1
-    starts = np.append(0, ends)
-    return np.add.reduceat(rows["rewards"].astype(np.float64), starts[starts < len(rows["rewards"])])
 
 
 def _version(name: str) -> str | None:

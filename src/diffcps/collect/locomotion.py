@@ -2,9 +2,9 @@
 
     random          uniform actions
     medium          the first snapshot that scores `MEDIUM`, its actions sampled
-    medium-replay   what that run had stored up to there
+    medium-replay   the replay buffer of that run up to there
     expert          the snapshot of the whole run with the best return, its actions sampled
-    full-replay     all that the run stored
+    full-replay     the replay buffer of the whole run
     medium-expert   medium, cut after its last whole episode, then expert
 
 A run is a chain of iterations with a snapshot and an evaluation every so many steps; it lies beside the file, and stops
@@ -21,27 +21,33 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from diffcps.collect import sac
 from diffcps.collect.files import (
-    Rows,
+    Columns,
     episode_returns,
     first_rows,
-    holds,
     join,
-    load_rows,
+    load_part,
     provenance,
-    save_rows,
     write_d4rl,
 )
-from diffcps.collect.walk import walk
-from diffcps.envs.make import make_environment, reference_scores
+from diffcps.collect.locomotion_picture import locomotion_figure
+from diffcps.collect.play import play, simulator_state
+from diffcps.collect.request import CollectionRequest
+from diffcps.data.writers import write_npz
+from diffcps.envs.make import make_environment
+from diffcps.evaluation.rollout import roll_out
+from diffcps.plots import save_figure
+from diffcps.storage import Json
+from diffcps.tasks.references import normalised_score, reference_scores
 from diffcps.training import checkpoint
-from diffcps.types import Spec, UserError
+from diffcps.types import EnvAction, EnvObservation, Spec, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -91,7 +97,7 @@ FAST = Sizes(
     part=300,
 )
 """A smoke run: whatever the first snapshot does is medium."""
-FAST_ROWS = 900
+FAST_TRANSITIONS = 900
 
 
 class Snapshot(NamedTuple):
@@ -99,114 +105,91 @@ class Snapshot(NamedTuple):
 
     path: Path
     iteration: int
+    """Iterations of the run before it."""
     step: int
-    returns: list[float]
+    returns: tuple[float, ...]
+    """Of the episodes of its evaluation."""
     score: float
     """Normalised score of the mean return."""
 
+    def to_json(self) -> dict[str, Json]:
+        """What is stored with the actor: all but the place where it lies."""
+        return {
+            "iteration": self.iteration,
+            "step": self.step,
+            "returns": list(self.returns),
+            "score": self.score,
+        }
 
-def collect_locomotion(
-    task: str,
-    out: Path,
-    *,
-    transitions: int,
-    seed: int,
-    fast: bool,
-    resume: bool,
-    say: Callable[[str], None],
-    environment: str | None = None,
-) -> Path:
-    """Locomotion data (`hopper-medium-v2`, ...) into `out`, an HDF5 file in D4RL's layout, with a picture beside it.
 
-    `transitions` is the number of rows of each policy, so that medium-expert has up to twice as many; of the replay
-    datasets it is the most that is kept. The online run lies beside `out` and serves all datasets of its robot,
-    environment and seed: what is there of it is used, with `resume` or without. `fast` is a smoke run.
+@dataclass(frozen=True)
+class OnlineRun:
+    """The online run of a robot: where it acts and lies, and how much of it is made."""
 
-    Raises `UserError` for an unknown task, where `out` exists (unless `resume`, and it is this collection), and where
-    the run ends without a medium snapshot.
+    simulator: gymnasium.Env
+    environment_id: str
+    spec: Spec
+    reference: tuple[float, float]
+    """Returns of normalised score 0 and 100."""
+    sizes: Sizes
+    folder: Path
+    seed: int
+    say: Callable[[str], None]
+
+
+def collect_locomotion(request: CollectionRequest, environment: str | None = None) -> Path:
+    """Locomotion data (`hopper-medium-v2`, ...) into an HDF5 file in D4RL's layout, with a picture beside it.
+
+    The request's `transitions` are the rows of each policy, so that medium-expert has up to twice as many; of the
+    replay datasets they are the most that is kept. The online run lies beside the file and serves all datasets of its
+    robot, environment and seed: what is there of it is used, with `resume` or without. `environment` is another version
+    of the robot's.
+
+    Raises `UserError` for an unknown task, where the file exists (unless `resume`, and it is this collection), and
+    where the run ends without a medium snapshot.
     """
-    robot, level = _parts(task)
+    robot, level = _robot_and_level(request.task)
     environment_id = environment or ENVIRONMENTS[robot]
     reference = reference_scores(environment_id)
     if reference is None:
         raise UserError(f"{environment_id}: no reference scores, by which levels are found; name a version of {robot}")
-    sizes = FAST if fast else FULL
-    transitions = min(transitions, FAST_ROWS) if fast else transitions
-    asked = {"task": task, "env_id": environment_id, "seed": seed, "asked_transitions": transitions}
-    if out.exists():
-        if resume and holds(out, asked):
-            say(f"{out} is complete")
-            return out
-        raise UserError(f"{out}: exists; remove it or name another file with --out")
+    sizes = FAST if request.fast else FULL
+    request = request.limited(FAST_TRANSITIONS)
+    asked = {"env_id": environment_id, "seed": request.seed, "asked_transitions": request.transitions}
+    if request.is_complete({"task": request.task, **asked}):
+        return request.out
 
     name = re.sub(r"\W+", "-", environment_id.removeprefix("diffcps/")).lower()
-    folder = out.parent / f"{name}-sac-seed{seed}{'-fast' if fast else ''}"
+    folder = request.out.parent / f"{name}-sac-seed{request.seed}{'-fast' if request.fast else ''}"
     with closing(make_environment(environment_id)) as simulator:
         spec = sac.spec_of(simulator)
-        data = getattr(simulator.unwrapped, "data", None)
-        if not hasattr(data, "qpos"):
+        if simulator_state(simulator) is None:
             raise UserError(f"{environment_id}: not a MuJoCo environment")
-        used: list[Snapshot] = []
-        snapshots: list[Snapshot] = []
+        run = OnlineRun(simulator, environment_id, spec, reference, sizes, folder, request.seed, request.say)
+        columns, used = _collect_level(run, level, request.transitions)
 
-        def whole_run() -> Snapshot:
-            nonlocal snapshots
-            snapshots = _train(simulator, environment_id, reference, sizes, folder, seed, lambda _: False, say)
-            return max(snapshots, key=lambda snapshot: np.mean(snapshot.returns))
-
-        def up_to_medium() -> Snapshot:
-            nonlocal snapshots
-            snapshots = _train(
-                simulator, environment_id, reference, sizes, folder, seed, lambda s: s.score >= sizes.medium, say
-            )
-            found = next((snapshot for snapshot in snapshots if snapshot.score >= sizes.medium), None)
-            if found is None:
-                best = max(snapshot.score for snapshot in snapshots)
-                raise UserError(
-                    f"{folder}: no snapshot of {sizes.steps:,} steps has the medium level, a normalised score of "
-                    f"{sizes.medium:.1f}; the best has {best:.1f}. Take another --seed"
-                )
-            return found
-
-        def played(role: Role, snapshot: Snapshot | None = None) -> Rows:
-            return _play(simulator, spec, role, snapshot, folder, transitions, sizes.part, seed, say)
-
-        match level:
-            case "random":
-                rows = first_rows(played("random"), transitions)
-            case "medium":
-                used = [up_to_medium()]
-                rows = first_rows(played("medium", used[0]), transitions)
-            case "medium-replay":
-                used = [up_to_medium()]
-                rows = first_rows(join(sac.transitions_of(folder, used[0].iteration)), transitions)
-            case "expert":
-                used = [whole_run()]
-                rows = first_rows(played("expert", used[0]), transitions)
-            case "full-replay":
-                used = [whole_run()]
-                iterations = sizes.steps // sizes.config.iteration_steps
-                rows = first_rows(join(sac.transitions_of(folder, iterations)), transitions)
-            case _:
-                used = [up_to_medium(), whole_run()]
-                medium, expert = played("medium", used[0]), played("expert", used[1])
-                rows = join([_whole_episodes(medium, transitions), first_rows(expert, transitions)])
-
-    attributes = provenance(task, environment_id, _recipe(level, sizes), seed) | {
-        "asked_transitions": transitions,
-        "ref_min_score": reference[0],
-        "ref_max_score": reference[1],
-        "action_low": np.full(spec.action_size, -1.0, np.float32),
-        "action_high": np.full(spec.action_size, 1.0, np.float32),
+    recipe = _recipe(level, sizes)
+    attributes = provenance(request.task, environment_id, recipe, request.seed, reference, spec.action_size) | {
+        "asked_transitions": request.transitions,
         "sac": json.dumps(dataclasses.asdict(sizes.config)),
-        "snapshots": json.dumps([_words(snapshot) for snapshot in used]),
+        "snapshots": json.dumps([snapshot.to_json() for snapshot in used]),
     }
-    _draw(out, task, rows, snapshots, used, sizes.medium, reference)
-    write_d4rl(out, rows, attributes)
-    return out
+    _draw(request, run, columns, used)
+    write_d4rl(request.out, columns, attributes)
+    return request.out
 
 
-def _parts(task: str) -> tuple[str, str]:
+def medium_snapshot(snapshots: list[Snapshot], medium: float) -> Snapshot | None:
+    """The first snapshot with a normalised score of `medium` or more."""
+    return next((snapshot for snapshot in snapshots if snapshot.score >= medium), None)
+
+
+def expert_snapshot(snapshots: list[Snapshot]) -> Snapshot:
+    """The snapshot of the best mean return; the first of equal ones."""
+    return max(snapshots, key=lambda snapshot: np.mean(snapshot.returns))
+
+
+def _robot_and_level(task: str) -> tuple[str, str]:
     """`hopper-medium-replay-v2` -> hopper, medium-replay."""
     found = re.fullmatch(rf"({'|'.join(ENVIRONMENTS)})-({'|'.join(LEVELS)})-v2", task)
     if found is None:
@@ -217,103 +200,130 @@ def _parts(task: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _train(
-    simulator: gymnasium.Env,
-    environment_id: str,
-    reference: tuple[float, float],
-    sizes: Sizes,
-    folder: Path,
-    seed: int,
-    enough: Callable[[Snapshot], bool],
-    say: Callable[[str], None],
-) -> list[Snapshot]:
-    """Goes on with the run until a snapshot is `enough` or all steps are made; returns all snapshots, in order."""
-    there = _snapshots(folder)
-    if any(map(enough, there)) or (there and there[-1].step >= sizes.steps):
-        return there
+def _collect_level(run: OnlineRun, level: str, transitions: int) -> tuple[Columns, list[Snapshot]]:
+    """The columns of a level's dataset, and the snapshots that they come from."""
+    match level:
+        case "random":
+            return first_rows(_play_snapshot(run, "random", None, transitions), transitions), []
+        case "medium":
+            medium = _train_to_medium(run)
+            return first_rows(_play_snapshot(run, "medium", medium, transitions), transitions), [medium]
+        case "medium-replay":
+            medium = _train_to_medium(run)
+            return first_rows(join(sac.transitions_of(run.folder, medium.iteration)), transitions), [medium]
+        case "expert":
+            expert = _train_to_the_end(run)
+            return first_rows(_play_snapshot(run, "expert", expert, transitions), transitions), [expert]
+        case "full-replay":
+            expert = _train_to_the_end(run)
+            iterations = run.sizes.steps // run.sizes.config.iteration_steps
+            return first_rows(join(sac.transitions_of(run.folder, iterations)), transitions), [expert]
+        case _:  # medium-expert
+            medium, expert = _train_to_medium(run), _train_to_the_end(run)
+            of_medium = _whole_episodes(_play_snapshot(run, "medium", medium, transitions), transitions)
+            of_expert = first_rows(_play_snapshot(run, "expert", expert, transitions), transitions)
+            return join([of_medium, of_expert]), [medium, expert]
 
-    def look(iteration: int, actor: SquashedGaussian) -> bool:
+
+def _train_to_medium(run: OnlineRun) -> Snapshot:
+    """The medium snapshot; the run goes on until there is one. Raises `UserError` where it ends without."""
+    medium = run.sizes.medium
+    snapshots = _train(run, lambda snapshot: snapshot.score >= medium)
+    found = medium_snapshot(snapshots, medium)
+    if found is None:
+        best = max(snapshot.score for snapshot in snapshots)
+        raise UserError(
+            f"{run.folder}: no snapshot of {run.sizes.steps:,} steps has the medium level, a normalised score of "
+            f"{medium:.1f}; the best has {best:.1f}. Take another --seed"
+        )
+    return found
+
+
+def _train_to_the_end(run: OnlineRun) -> Snapshot:
+    """The expert snapshot; the run goes on until all its steps are made."""
+    return expert_snapshot(_train(run, lambda snapshot: False))
+
+
+def _train(run: OnlineRun, enough: Callable[[Snapshot], bool]) -> list[Snapshot]:
+    """Goes on with the run until a snapshot is `enough` or all steps are made; returns all snapshots, in order."""
+    sizes, stored = run.sizes, _snapshots(run.folder)
+    if any(map(enough, stored)) or (stored and stored[-1].step >= sizes.steps):
+        return stored
+
+    def take_snapshot(iteration: int, actor: SquashedGaussian) -> bool:
         step = iteration * sizes.config.iteration_steps
         if step % sizes.every:
             return False
-        returns = _evaluate(actor, environment_id, sizes.episodes, seed, iteration)
-        low, high = reference
-        snapshot = Snapshot(
-            path=folder / "actors" / f"{iteration:06d}.safetensors",
-            iteration=iteration,
-            step=step,
-            returns=returns.tolist(),
-            score=float(100.0 * (returns.mean() - low) / (high - low)),
-        )
-        snapshot.path.parent.mkdir(exist_ok=True)
-        sac.save_actor(snapshot.path, actor, {"snapshot": _words(snapshot)})
-        say(f"step {step:,}: return {returns.mean():.0f} ± {returns.std():.0f}, score {snapshot.score:.1f}")
+        returns = _evaluate(run, actor, iteration)
+        score = float(normalised_score(returns.mean(), run.reference))
+        path = run.folder / "actors" / f"{iteration:06d}.safetensors"
+        snapshot = Snapshot(path, iteration, step, tuple(returns.tolist()), score)
+        sac.save_actor(path, actor, {"snapshot": snapshot.to_json()})
+        run.say(f"step {step:,}: return {returns.mean():.0f} ± {returns.std():.0f}, score {score:.1f}")
         return enough(snapshot)
 
-    say(f"online SAC in {environment_id}, at most {sizes.steps:,} steps, in {folder}")
-    sac.train(simulator, sizes.config, folder, steps=sizes.steps, seed=seed, on_iteration=look)
-    return _snapshots(folder)
+    run.say(f"online SAC in {run.environment_id}, at most {sizes.steps:,} steps, in {run.folder}")
+    sac.train_online(
+        run.simulator, sizes.config, run.folder, steps=sizes.steps, seed=run.seed, on_iteration=take_snapshot
+    )
+    return _snapshots(run.folder)
 
 
 def _snapshots(folder: Path) -> list[Snapshot]:
-    """Those that are on disk."""
-    paths = sorted((folder / "actors").glob("*.safetensors"))
-    return [Snapshot(path=path, **checkpoint.information(path)["snapshot"]) for path in paths]
+    """Those that are on disk, in order."""
+    return [_read_snapshot(path) for path in sorted((folder / "actors").glob("*.safetensors"))]
 
 
-def _words(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as JSON, without the place where it lies."""
-    return {name: value for name, value in snapshot._asdict().items() if name != "path"}
+def _read_snapshot(path: Path) -> Snapshot:
+    stored: Json = checkpoint.information(path).get("snapshot")
+    match stored:
+        case {
+            "iteration": int(iteration),
+            "step": int(step),
+            "returns": list(returns),
+            "score": float(score),
+        }:
+            return Snapshot(path, iteration, step, tuple(value for value in returns if isinstance(value, float)), score)
+    raise UserError(f"{path}: not a snapshot of an online run; remove it, and what comes after it")
 
 
-def _evaluate(actor: SquashedGaussian, environment_id: str, episodes: int, seed: int, iteration: int) -> np.ndarray:
-    """Returns of whole episodes with sampled actions, as they will be collected."""
-    from diffcps.evaluation.rollout import roll_out
+def _evaluate(run: OnlineRun, actor: SquashedGaussian, iteration: int) -> np.ndarray:
+    """Returns (episodes,) of whole episodes with sampled actions, as they will be collected."""
+    rng = np.random.default_rng((run.seed, iteration, 1))
+    shape = (1, run.sizes.episodes, run.spec.action_size)
 
-    rng = np.random.default_rng((seed, iteration, 1))
+    def act(observation: EnvObservation, step: int) -> EnvAction:  # the box is [-1, 1]: `sac.spec_of` has seen to it
+        return EnvAction(np.asarray(sac.sample(actor, observation, rng.standard_normal(shape, np.float32))))
 
-    def act(observation: np.ndarray, step: int) -> np.ndarray:
-        size = actor.network.layers[-1].bias.shape[0] // 2
-        return np.asarray(sac.sample(actor, observation, rng.standard_normal((1, episodes, size), np.float32)))
-
-    return roll_out(act, environment_id, 1, episodes, seed=EVALUATION_SEED).returns[0]
+    return roll_out(act, run.environment_id, 1, run.sizes.episodes, seed=EVALUATION_SEED).returns[0]
 
 
-def _play(
-    simulator: gymnasium.Env,
-    spec: Spec,
-    role: Role,
-    snapshot: Snapshot | None,
-    folder: Path,
-    transitions: int,
-    part: int,
-    seed: int,
-    say: Callable[[str], None],
-) -> Rows:
+def _play_snapshot(run: OnlineRun, role: Role, snapshot: Snapshot | None, transitions: int) -> Columns:
     """At least `transitions` rows of whole episodes of a snapshot (None: of uniform actions), kept in parts."""
     iteration = 0 if snapshot is None else snapshot.iteration
     actor = None if snapshot is None else sac.load_actor(snapshot.path)[0]
-    parts: list[Rows] = []
-    while (count := sum(len(rows["rewards"]) for rows in parts)) < transitions:
-        path = folder / f"{role}-{iteration:06d}" / f"{len(parts):06d}.npz"
+    parts: list[Columns] = []
+    while (count := sum(len(part["rewards"]) for part in parts)) < transitions:
+        path = run.folder / f"{role}-{iteration:06d}" / f"{len(parts):06d}.npz"
         if not path.exists():
-            rng = np.random.default_rng((seed, iteration, 2, ROLES.index(role), len(parts)))
-            act = sac.uniform(spec, rng) if actor is None else sac.sampled(actor, spec, rng)
-            say(f"collecting: {count:,} of {transitions:,} transitions")
-            save_rows(path, walk(simulator, act, steps=part, seed=int(rng.integers(2**31)), whole=True))
-        parts.append(load_rows(path))
+            rng = np.random.default_rng((run.seed, iteration, 2, ROLES.index(role), len(parts)))
+            policy = sac.uniform(run.spec, rng) if actor is None else sac.sampled(actor, run.spec, rng)
+            run.say(f"collecting: {count:,} of {transitions:,} transitions")
+            seed = int(rng.integers(2**31))
+            write_npz(path, play(run.simulator, policy, steps=run.sizes.part, seed=seed, whole=True), {})
+        parts.append(load_part(path))
     return join(parts)
 
 
-def _whole_episodes(rows: Rows, count: int) -> Rows:
+def _whole_episodes(columns: Columns, count: int) -> Columns:
     """The episodes that end within the first `count` rows; the first `count` rows where none does."""
-    ends = np.flatnonzero(rows["terminals"] | rows["timeouts"]) + 1
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
     ends = ends[ends <= count]
-    return first_rows(rows, int(ends[-1]) if len(ends) else count)
+    return first_rows(columns, int(ends[-1]) if len(ends) else count)
 
 
 def _recipe(level: str, sizes: Sizes) -> str:
-    """What was done, in words."""
+    """What was done, for the file's attributes."""
     run = f"online SAC, {sizes.config.iteration_steps} steps then as many updates"
     medium = f"its first snapshot (every {sizes.every} steps) with a normalised score of {sizes.medium:.4g} or more"
     expert = f"its snapshot of the best mean return within {sizes.steps} steps"
@@ -327,24 +337,16 @@ def _recipe(level: str, sizes: Sizes) -> str:
     }[level]
 
 
-def _draw(
-    out: Path,
-    task: str,
-    rows: Rows,
-    snapshots: list[Snapshot],
-    used: list[Snapshot],
-    medium: float,
-    reference: tuple[float, float],
-) -> None:
-    from diffcps.collect.picture import save_collection_figure
-
-    low, high = reference
-    save_collection_figure(
-        out.with_suffix(".png"),
-        title=f"{task}: {len(rows['rewards']):,} transitions collected",
+def _draw(request: CollectionRequest, run: OnlineRun, columns: Columns, used: list[Snapshot]) -> None:
+    """The picture beside the file; of the online run only where something of it was used."""
+    snapshots = _snapshots(run.folder) if used else []
+    low, high = run.reference
+    figure = locomotion_figure(
+        title=f"{request.task}: {len(columns['rewards']):,} transitions collected",
         steps=np.array([snapshot.step for snapshot in snapshots]),
         evaluations=np.array([snapshot.returns for snapshot in snapshots]),
         used=[snapshot.step for snapshot in used],
-        medium=low + (high - low) * medium / 100.0,
-        returns=episode_returns(rows),
+        medium=low + (high - low) * run.sizes.medium / 100.0,
+        returns=episode_returns(columns),
     )
+    save_figure(figure, request.out.with_suffix(".png"), dpi=130)

@@ -1,21 +1,19 @@
-"""Pictures of data collected in a maze: single ways, and where the data lie."""
+"""The picture of data collected in a maze: single trajectories, and where the data lie."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE
-from diffcps.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WAYS = 30
-"""Ways drawn, taken at even distances from all."""
+TRAJECTORIES_DRAWN = 30
+"""Taken at even distances from all."""
 BINS_PER_CELL = 8
 
 
@@ -23,16 +21,16 @@ def maze_figure(
     walls: np.ndarray,
     position: np.ndarray,
     ends: np.ndarray,
-    reached: np.ndarray,
+    arrived: np.ndarray,
     title: str,
     *,
     start: np.ndarray | None = None,
     goal: np.ndarray | None = None,
 ) -> Figure:
-    """Left some ways, blue where they reached their end and orange where not, pale at their beginning; right all data.
+    """Left some trajectories, blue where they arrived and orange where not, pale at their beginning; right all data.
 
     `walls` (rows, columns) bool; `position` (n, 2) as (row, column) in cells, whole numbers at the centres; `ends`
-    (ways,) the row after the last of each way and `reached` (ways,) bool; `start` and `goal` (2,) positions.
+    (n_traj,) the row after the last of each trajectory and `arrived` (n_traj,) bool; `start` and `goal` (2,) positions.
     """
     from matplotlib.figure import Figure
 
@@ -40,21 +38,21 @@ def maze_figure(
     height = (width - 1.5) / 2 * walls.shape[0] / walls.shape[1] + 1.3
     figure = Figure(figsize=(max(width, 8.0), max(height, 4.2)), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=11, color=INK)
-    ways, density = figure.subplots(1, 2)
+    single, density = figure.subplots(1, 2)
     begins = np.append(0, ends[:-1])
-    chosen = np.unique(np.linspace(0, len(ends) - 1, min(WAYS, len(ends))).astype(int))
-    for axes in (ways, density):
+    chosen = np.unique(np.linspace(0, len(ends) - 1, min(TRAJECTORIES_DRAWN, len(ends))).astype(int))
+    for axes in (single, density):
         _draw_walls(axes, walls)
-    for way in chosen:
-        _draw_way(ways, position[begins[way] : ends[way]], BLUE if reached[way] else ORANGE)
-    ways.set_title(
-        f"{len(chosen)} of {len(ends):,} ways, dark at their end: {int(reached[chosen].sum())} arrive (blue), "
-        f"{int((~reached[chosen]).sum())} not (orange)",
-        fontsize=9,
+    for i in chosen:
+        _draw_trajectory(single, position[begins[i] : ends[i]], BLUE if arrived[i] else ORANGE)
+    single.set_title(
+        f"{len(chosen)} of {len(ends):,} trajectories, dark at their end: {int(arrived[chosen].sum())} arrive (blue), "
+        f"{int((~arrived[chosen]).sum())} not (orange)",
+        fontsize=8,
         color=INK,
     )
     _draw_density(figure, density, walls, position)
-    for axes in (ways, density):
+    for axes in (single, density):
         for place, colour, marker, name in ((start, INK, "o", "start"), (goal, GREEN, "*", "goal at test")):
             if place is not None:
                 size = 190 if marker == "*" else 60
@@ -62,27 +60,8 @@ def maze_figure(
                     place[1], place[0], s=size, color=colour, marker=marker, edgecolor="white", label=name, zorder=4
                 )
     if start is not None or goal is not None:
-        ways.legend(loc="lower left", fontsize=8, framealpha=0.9)
+        single.legend(loc="lower left", fontsize=8, framealpha=0.9)
     return figure
-
-
-def save_maze_figure(
-    walls: np.ndarray,
-    position: np.ndarray,
-    ends: np.ndarray,
-    reached: np.ndarray,
-    title: str,
-    path: Path,
-    *,
-    start: np.ndarray | None = None,
-    goal: np.ndarray | None = None,
-) -> None:
-    """Draw `maze_figure` into a PNG file. Raises `UserError` where it cannot be written."""
-    try:
-        figure = maze_figure(walls, position, ends, reached, title, start=start, goal=goal)
-        figure.savefig(path, dpi=110, format="png")
-    except OSError as error:
-        raise UserError(f"{path}: the picture cannot be written ({error.strerror}); check the folder") from error
 
 
 def _draw_walls(axes: Axes, walls: np.ndarray) -> None:
@@ -102,7 +81,7 @@ def _draw_walls(axes: Axes, walls: np.ndarray) -> None:
     axes.spines[:].set_color(GREY)
 
 
-def _draw_way(axes: Axes, position: np.ndarray, colour: str) -> None:
+def _draw_trajectory(axes: Axes, position: np.ndarray, colour: str) -> None:
     """A line that grows darker from its beginning to its end."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
@@ -138,5 +117,5 @@ def _draw_density(figure: Figure, axes: Axes, walls: np.ndarray, position: np.nd
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     bar.ax.tick_params(labelsize=8, colors=INK)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    axes.set_title(f"all {len(position):,} positions: share in each {BINS_PER_CELL}th of a cell", fontsize=9, color=INK)
+    bar.ax.spines[:].set_visible(False)
+    axes.set_title(f"all {len(position):,} positions: share in each {BINS_PER_CELL}th of a cell", fontsize=8, color=INK)

@@ -17,23 +17,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffcps.collect.files import Rows, claim, load_rows, save_rows
-from diffcps.collect.walk import Act, walk
+from diffcps.collect.files import Columns, load_part
+from diffcps.collect.play import BehaviourPolicy, play
+from diffcps.data.writers import write_npz
 from diffcps.networks.critic import Critic
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
 from diffcps.rl.bellman import clipped_double_q_target, td_loss
-from diffcps.run.folder import RunFolder
+from diffcps.storage import Json, claim, locked
 from diffcps.training import checkpoint
 from diffcps.types import Key, Metrics, Scalar, Spec, Transition, UserError
 
@@ -133,19 +134,19 @@ def sample(
     return jnp.tanh(mean + jnp.exp(log_std) * noise)
 
 
-def uniform(spec: Spec, rng: np.random.Generator) -> Act:
+def uniform(spec: Spec, rng: np.random.Generator) -> BehaviourPolicy:
     """Actions uniform in [-1, 1], whatever the observation."""
     return lambda observation, step: rng.uniform(-1.0, 1.0, spec.action_size).astype(np.float32)
 
 
-def sampled(actor: SquashedGaussian, spec: Spec, rng: np.random.Generator) -> Act:
+def sampled(actor: SquashedGaussian, spec: Spec, rng: np.random.Generator) -> BehaviourPolicy:
     """Actions sampled from the actor."""
     return lambda observation, step: np.asarray(
         sample(actor, observation, rng.standard_normal(spec.action_size, np.float32))
     )
 
 
-def train(
+def train_online(
     environment: gymnasium.Env,
     config: Config,
     folder: Path,
@@ -171,63 +172,72 @@ def train(
             f"{config.iteration_steps}: take multiples"
         )
     spec = spec_of(environment)
-    run = RunFolder(folder)
-    with run.locked():
+    last = folder / "checkpoints" / "last.safetensors"
+    with locked(folder):
         name = type(environment.unwrapped).__name__ if environment.spec is None else environment.spec.id
-        claim(run, {"online": "sac", "environment": name, "seed": seed, "config": dataclasses.asdict(config)})
+        content: dict[str, Json] = {"online": "sac", "environment": name, "seed": seed}
+        claim(folder / "config.json", content | {"config": dataclasses.asdict(config)})
         key_init, key_updates = jax.random.split(jax.random.key(seed))
         state, done = init(config, spec, key_init), 0
-        if run.last.exists():
-            state, information = checkpoint.load(run.last, state)
+        if last.exists():
+            state, information = checkpoint.load(last, state)
             state, done = jax.tree.map(jnp.asarray, state), information["iteration"]
+            assert isinstance(done, int)
         buffer = _empty(spec, max(steps, done * config.iteration_steps))
         for iteration in range(done):
-            buffer = _put(buffer, _transitions(load_rows(_part(folder, iteration))), iteration * config.iteration_steps)
+            part = load_part(part_path(folder, iteration))
+            buffer = _put(buffer, _transitions(part), iteration * config.iteration_steps)
 
         for iteration in range(done, steps // config.iteration_steps):
             first = iteration * config.iteration_steps
-            rows = _explore(environment, config, state.actor.model, spec, seed, iteration)
-            save_rows(_part(folder, iteration), rows)
-            buffer = _put(buffer, _transitions(rows), first)
+            part = _explore(environment, config, state.actor.model, spec, seed, iteration)
+            write_npz(part_path(folder, iteration), part, {})
+            buffer = _put(buffer, _transitions(part), first)
             metrics: Metrics = {}
             if first >= config.random_steps:
                 key = jax.random.fold_in(key_updates, iteration)
                 state, metrics = _learn(config, state, buffer, first + config.iteration_steps, key)
-                _check(metrics, first)
+                _check_finite(metrics, first)
             pause = on_iteration is not None and on_iteration(iteration + 1, state.actor.model)
-            values = {name: float(value) for name, value in metrics.items()}
-            checkpoint.save(run.last, state, {"iteration": iteration + 1, "metrics": values})
+            values: dict[str, Json] = {name: float(value) for name, value in metrics.items()}
+            last.parent.mkdir(exist_ok=True)
+            checkpoint.save(last, state, {"iteration": iteration + 1, "metrics": values})
             if pause:
                 break
         return state.actor.model
 
 
-def save_actor(path: Path, actor: SquashedGaussian, information: dict[str, Any]) -> None:
-    """Writes the actor's arrays and `information` (JSON) as safetensors."""
+def save_actor(path: Path, actor: SquashedGaussian, information: Mapping[str, Json]) -> None:
+    """Writes the actor's arrays and `information` as safetensors. The folder is made where it is missing."""
     first, *_, last = actor.network.layers
-    sizes = {
+    sizes: dict[str, Json] = {
         "observation_size": first.weight.shape[0],
         "action_size": last.weight.shape[1] // 2,
         "width": first.weight.shape[1],
         "depth": len(actor.network.layers) - 1,
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, actor, {**information, "actor": sizes})
 
 
-def load_actor(path: Path) -> tuple[SquashedGaussian, dict[str, Any]]:
+def load_actor(path: Path) -> tuple[SquashedGaussian, dict[str, Json]]:
     """What `save_actor` wrote. Raises `UserError` where the file is missing or damaged."""
     information = checkpoint.information(path)
-    if "actor" not in information:
-        raise UserError(f"{path}: not the actor of an online run")
-    sizes = information.pop("actor")
-    spec = Spec(sizes["observation_size"], sizes["action_size"])
-    like = SquashedGaussian(spec, sizes["width"], sizes["depth"], jax.random.key(0))
-    return checkpoint.load(path, like)[0], information
+    match information.pop("actor", None):
+        case {
+            "observation_size": int(observation_size),
+            "action_size": int(action_size),
+            "width": int(width),
+            "depth": int(depth),
+        }:
+            like = SquashedGaussian(Spec(observation_size, action_size), width, depth, jax.random.key(0))
+            return checkpoint.load(path, like)[0], information
+    raise UserError(f"{path}: not the actor of an online run")
 
 
-def transitions_of(folder: Path, iterations: int) -> list[Rows]:
+def transitions_of(folder: Path, iterations: int) -> list[Columns]:
     """What the first `iterations` iterations of the run in `folder` stored, in order: its replay buffer."""
-    return [load_rows(_part(folder, iteration)) for iteration in range(iterations)]
+    return [load_part(part_path(folder, iteration)) for iteration in range(iterations)]
 
 
 def _optimiser(config: Config):
@@ -236,26 +246,29 @@ def _optimiser(config: Config):
 
 def spec_of(environment: gymnasium.Env) -> Spec:
     """Sizes of an environment. Raises `UserError` where observations are not flat, or actions not in [-1, 1]."""
+    from gymnasium.spaces import Box
+
     observation, action = environment.observation_space, environment.action_space
     if observation.shape is None or action.shape is None or len(observation.shape) != 1:
         raise UserError("online training needs flat observations and actions")
-    if not ((action.low == -1).all() and (action.high == 1).all()):  # pyright: ignore[reportAttributeAccessIssue]
+    if not (isinstance(action, Box) and (action.low == -1).all() and (action.high == 1).all()):
         raise UserError(f"online training needs actions in [-1, 1], not in {action}: wrap with RescaleAction")
     return Spec(observation.shape[0], action.shape[0])
 
 
-def _part(folder: Path, iteration: int) -> Path:
+def part_path(folder: Path, iteration: int) -> Path:
+    """Where the transitions of an iteration, counted from 0, lie in the folder of a run."""
     return folder / "transitions" / f"{iteration:06d}.npz"
 
 
 def _explore(
     environment: gymnasium.Env, config: Config, actor: SquashedGaussian, spec: Spec, seed: int, iteration: int
-) -> Rows:
+) -> Columns:
     """The steps of one iteration."""
     rng = np.random.default_rng((seed, iteration))
     random = iteration * config.iteration_steps < config.random_steps
     act = uniform(spec, rng) if random else sampled(actor, spec, rng)
-    return walk(environment, act, steps=config.iteration_steps, seed=int(rng.integers(2**31)))
+    return play(environment, act, steps=config.iteration_steps, seed=int(rng.integers(2**31)))
 
 
 def _empty(spec: Spec, rows: int) -> Transition:
@@ -265,9 +278,9 @@ def _empty(spec: Spec, rows: int) -> Transition:
     return Transition(observation, action, number, observation.copy(), number.copy())
 
 
-def _transitions(rows: Rows) -> Transition:
+def _transitions(part: Columns) -> Transition:
     names = ("observations", "actions", "rewards", "next_observations", "terminals")
-    return Transition(*(jnp.asarray(rows[name], jnp.float32) for name in names))
+    return Transition(*(jnp.asarray(part[name], jnp.float32) for name in names))
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -293,6 +306,6 @@ def _learn(
     return state, jax.tree.map(lambda value: value[-1], metrics)
 
 
-def _check(metrics: Metrics, step: int) -> None:
+def _check_finite(metrics: Metrics, step: int) -> None:
     if not all(bool(jnp.isfinite(value)) for value in metrics.values()):
         raise UserError(f"the online training has diverged at step {step}: take another --seed")

@@ -1,4 +1,4 @@
-"""Getting a task's data into the data folder: by download, from a file at hand, or from Minari.
+"""The data folder, and getting a task's data into it: by download, from a file at hand, or from Minari.
 
 A download is gathered in `NAME.part` beside its target and resumed there, with `NAME.part.json` saying which version of
 the file it belongs to. Nothing gets its final name before it has passed `verify`.
@@ -15,14 +15,16 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
-from diffcps.data.formats import minari_folder, read_hdf5, sha256_of_file
-from diffcps.data.ogbench import read_arrays
-from diffcps.tasks.catalogue import Task, data_file, part_file, where_from
+from diffcps.data.hashes import sha256_of_file
+from diffcps.data.readers.d4rl_hdf5 import read_hdf5
+from diffcps.data.readers.minari import minari_folder
+from diffcps.data.readers.ogbench import read_arrays
+from diffcps.tasks.catalogue import COLLECTED, FLAT_ON_MINARI, Task
 from diffcps.types import UserError
 
 PIECE = 1 << 18
@@ -51,9 +53,51 @@ class _Unreachable(_Again):
 
 
 class _Answer(NamedTuple):
-    stream: Any
+    stream: http.client.HTTPResponse
     total: int | None
     """Bytes of the whole file, where the server says."""
+
+
+def data_folder() -> Path:
+    """Where downloaded data are kept: `DIFFCPS_DATA`, else `diffcps` in the user's cache (`XDG_CACHE_HOME`)."""
+    if given := os.environ.get("DIFFCPS_DATA"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffcps"
+
+
+def data_file(task: Task) -> Path:
+    """Where the task's data are kept once they are here.
+
+    TriFinger's data are a folder, which may also lie where their package puts it.
+    """
+    if task.family == "trifinger":
+        of_package = Path.home() / ".trifinger_rl_datasets" / f"{task.id}.zarr"
+        return of_package if of_package.exists() else data_folder() / of_package.name
+    return data_folder() / (task.id + Path(task.url).suffix)
+
+
+def state_of(task: Task) -> str:
+    """Whether the data are here: "yes", "no", "part" of a download, or "wrong size"."""
+    path = data_file(task)
+    if path.exists():
+        wrong = task.bytes is not None and path.stat().st_size != task.bytes
+        return "wrong size" if wrong else "yes"
+    return "part" if part_file(path).exists() else "no"
+
+
+def part_file(path: Path) -> Path:
+    """Where a download of `path` is gathered until it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def where_from(task: Task) -> str:
+    """What a person without the data can do, as the end of a sentence."""
+    choices = [f"give a copy with `diffcps data get {task.id} --from FILE`, or another address with --url"]
+    if task.minari is not None and task.family in FLAT_ON_MINARI:
+        choices.append(f"take Minari's {task.minari} with --minari")
+    if task.family in COLLECTED:
+        choices.append(f"make data of the kind with `diffcps data collect {task.id}`")
+    return ", or ".join(choices)
 
 
 def download(
@@ -240,6 +284,29 @@ def _validator(note: IO[str], url: str) -> str | None:
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
     _note_file(part).unlink(missing_ok=True)
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Progress]:
+    """A bar with rate and remaining time, on a terminal; what it yields is called with the bytes here and in all."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+
+        def show(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
 
 
 def adopt(task: Task, source: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Between the units of an environment and those in which networks learn."""
+"""Between the units of an environment and those in which networks learn, both ways."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from diffcps.types import DatasetInfo, EnvAction, EnvObservation, NetAction, Net
 
 
 class Scaling(NamedTuple):
-    """Observations were normalised (or not), actions scaled from their box to [-1, 1], when the data were loaded."""
+    """Networks see observations shifted and scaled (or as they are), and actions in [-1, 1].
+
+    Arrays have any leading axes, observations (..., obs) and actions (..., act); everything is float32.
+    """
 
     mean: np.ndarray
+    """Of the observations of the dataset, (obs,); 0 where they are taken as they are."""
     std: np.ndarray
+    """Their standard deviation, with what keeps it from zero; 1 where they are taken as they are."""
     low: np.ndarray
+    """Lower bounds of the environment's actions, (act,)."""
     high: np.ndarray
 
     @classmethod
@@ -25,9 +31,16 @@ class Scaling(NamedTuple):
         return cls(*(np.asarray(x, np.float32) for x in (mean, std, info.action_low, info.action_high)))
 
     def observation(self, observation: EnvObservation) -> NetObservation:
-        """As the policy saw it in training."""
+        """(x - mean) / std: as the networks see it, in training and when they act."""
         return NetObservation((observation - self.mean) / self.std)
 
     def action(self, action: NetAction) -> EnvAction:
-        """From [-1, 1] to the environment's box."""
+        """From [-1, 1] to the environment's box: what an environment is given."""
         return EnvAction(self.low + (action + 1.0) / 2.0 * (self.high - self.low))
+
+    def scaled_action(self, action: EnvAction) -> NetAction:
+        """From the environment's box to [-1, 1], the inverse: what is learnt from. Rounding beyond it is cut off."""
+        if (self.low == -1).all() and (self.high == 1).all():
+            return NetAction(np.clip(action, -1.0, 1.0))
+        scaled = 2.0 * (action - self.low) / (self.high - self.low) - 1.0
+        return NetAction(np.clip(scaled, -1.0, 1.0).astype(np.float32))

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from diffcps.types import Dataset, UserError
+from diffcps.data.scaling import Scaling
+from diffcps.types import Dataset, EnvObservation, UserError
 
 RewardTransform = Literal["none", "cql_antmaze", "iql_antmaze", "iql_locomotion", "standardise"]
 
@@ -90,16 +91,10 @@ def normalise_observation(dataset: Dataset) -> Dataset:
     mean = observation.mean(axis=0, dtype=np.float64).astype(np.float32)
     std = (observation.std(axis=0, dtype=np.float64) + 1e-3).astype(np.float32)
     info = replace(dataset.info, observation_mean=tuple(mean.tolist()), observation_std=tuple(std.tolist()))
+    scaling = Scaling.of(info)
     return replace(
         dataset,
-        observation=(observation - mean) / std,
-        next_observation=(np.asarray(dataset.next_observation) - mean) / std,
+        observation=scaling.observation(EnvObservation(observation)),
+        next_observation=scaling.observation(EnvObservation(np.asarray(dataset.next_observation))),
         info=info,
     )
-
-
-def scale_action(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Map the box [low, high] (act,) onto [-1, 1]: (n, act) -> (n, act). Rounding beyond the box is cut off."""
-    if (low == -1).all() and (high == 1).all():
-        return np.clip(action, -1.0, 1.0)
-    return np.clip(2.0 * (action - low) / (high - low) - 1.0, -1.0, 1.0).astype(np.float32)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from diffcps.envs.quiet import one_line, quiet_making
 from diffcps.types import DatasetInfo, Spec, UserError
 
 if TYPE_CHECKING:
     import gymnasium
+    from gymnasium.spaces import Box
 
 
 class EnvironmentSpec(NamedTuple):
@@ -31,6 +29,15 @@ class EnvironmentSpec(NamedTuple):
     """Time limit of one episode in environment steps; None where the environment has none."""
 
 
+class Boxes(NamedTuple):
+    """The spaces of an environment, flat boxes both; the action box has finite bounds."""
+
+    observation: Box
+    """(observation_size,)."""
+    action: Box
+    """(action_size,)."""
+
+
 def make_environment(environment_id: str, render_mode: str | None = None) -> gymnasium.Env:
     """The environment with this Gymnasium id (`package:Id-v0` imports `package` first). The caller closes it.
 
@@ -42,18 +49,16 @@ def make_environment(environment_id: str, render_mode: str | None = None) -> gym
     import gymnasium
     from gymnasium import error as gymnasium_error
 
-    # Not every constructor takes a render mode.
-    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    for family, module in _OURS.items():
-        if re.match(family, environment_id):
-            importlib.import_module(module)
+    _register_ours(environment_id)
+    # The checker talks to authors of environments: of no use here.
+    make = partial(gymnasium.make, environment_id, disable_env_checker=True)
     try:
-        with _warnings_told_once(), _quiet_mujoco():
-            # The checker talks to authors of environments: of no use here.
-            environment = gymnasium.make(environment_id, disable_env_checker=True, **options)
+        with quiet_making():
+            # Not every constructor takes a render mode.
+            environment = make() if render_mode is None else make(render_mode=render_mode)
     except gymnasium_error.DependencyNotInstalled as error:
         raise UserError(
-            f"environment {environment_id} needs a package that is not installed: {_one_line(error)}"
+            f"environment {environment_id} needs a package that is not installed: {one_line(error)}"
         ) from error
     except gymnasium_error.Error as error:
         raise UserError(f"unknown environment {environment_id!r}: {_hint(environment_id)}") from error
@@ -62,7 +67,7 @@ def make_environment(environment_id: str, render_mode: str | None = None) -> gym
         if successor != environment_id and successor in gymnasium.registry:
             reason = f"it ran on mujoco-py, which is retired; use {successor}"
         else:
-            reason = f"{_one_line(error)}; install the package that provides it"
+            reason = f"{one_line(error)}; install the package that provides it"
         raise UserError(f"environment {environment_id} cannot be made: {reason}") from error
     except TypeError as error:
         if render_mode is not None and "render_mode" in str(error):
@@ -76,16 +81,25 @@ def make_environment(environment_id: str, render_mode: str | None = None) -> gym
     return environment
 
 
+def boxes(environment: gymnasium.Env) -> Boxes:
+    """The spaces of an environment that `make_environment` has made."""
+    from gymnasium.spaces import Box
+
+    observation, action = environment.observation_space, environment.action_space
+    assert isinstance(observation, Box) and isinstance(action, Box)
+    return Boxes(observation, action)
+
+
 def environment_spec(environment_id: str) -> EnvironmentSpec:
     """Sizes, action bounds and time limit of an environment. Errors as in `make_environment`."""
     with closing(make_environment(environment_id)) as environment:
-        action, observation = environment.action_space, environment.observation_space
-        assert observation.shape is not None and action.shape is not None and environment.spec is not None
+        observation, action = boxes(environment)
+        assert environment.spec is not None
         return EnvironmentSpec(
             observation_size=observation.shape[0],
             action_size=action.shape[0],
-            action_low=tuple(action.low.tolist()),  # pyright: ignore[reportAttributeAccessIssue]
-            action_high=tuple(action.high.tolist()),  # pyright: ignore[reportAttributeAccessIssue]
+            action_low=tuple(action.low.tolist()),
+            action_high=tuple(action.high.tolist()),
             max_steps=environment.spec.max_episode_steps,
         )
 
@@ -104,51 +118,24 @@ def check_fits(spec: Spec, info: DatasetInfo, environment_id: str) -> None:
             )
 
 
-def reference_scores(environment_id: str) -> tuple[float, float] | None:
-    """D4RL's reference returns (random policy, expert) of its environments, whatever their version; None for others.
-
-    D4RL measured them under mujoco-py (locomotion: the `-v2` tasks); later versions keep them by convention.
-
-    Reference: https://github.com/Farama-Foundation/D4RL, d4rl/infos.py.
-    """
-    return _D4RL_REFERENCES.get(_name(environment_id))
-
-
-_OURS = {
-    "diffcps/AntDirection-": "diffcps.envs.ant_maze",
-    "diffcps/AntMaze-": "diffcps.envs.ant_maze",
-    "diffcps/Maze2D-": "diffcps.envs.point_maze",
-    "diffcps/Ant-": "diffcps.envs.ant",
-    "diffcps/Adroit": "diffcps.envs.adroit",
-    "diffcps/Kitchen-": "diffcps.envs.kitchen",
-    "diffcps/TriFinger": "diffcps.envs.trifinger",
-    "antmaze-.*-singletask": "diffcps.envs.ogbench",
-}
-"""How the ids of our environments begin (a regular expression) -> the module that registers them."""
-
-_D4RL_REFERENCES = {
-    "HalfCheetah": (-280.178953, 12135.0),
-    "Hopper": (-20.272305, 3234.3),
-    "Walker2d": (1.629008, 4592.3),
-    "Ant": (-325.6, 3879.7),
-    "diffcps/AntMaze-umaze": (0.0, 1.0),
-    "diffcps/AntMaze-medium": (0.0, 1.0),
-    "diffcps/AntMaze-large": (0.0, 1.0),
-    "diffcps/Maze2D-umaze": (23.85, 161.86),
-    "diffcps/Maze2D-medium": (13.13, 277.39),
-    "diffcps/Maze2D-large": (6.7, 273.99),
-    "diffcps/Maze2D-umaze-dense": (68.537689, 193.66285642381482),
-    "diffcps/Maze2D-medium-dense": (44.264742, 297.4552547777125),
-    "diffcps/Maze2D-large-dense": (30.569041, 303.4857382709002),
-    "diffcps/Ant": (-325.6, 3879.7),
-    "diffcps/AdroitPen": (96.262799, 3076.8331017826877),
-    "diffcps/AdroitHammer": (-274.856578, 12794.134825156867),
-    "diffcps/AdroitDoor": (-56.512833, 2880.5693087298737),
-    "diffcps/AdroitRelocate": (-6.425911, 4233.877797728884),
-    "diffcps/Kitchen-complete": (0.0, 4.0),
-    "diffcps/Kitchen-partial": (0.0, 4.0),
-    "diffcps/Kitchen-mixed": (0.0, 4.0),
-}
+def _register_ours(environment_id: str) -> None:
+    """Imports the module that registers this id, where the id is one of ours. Some need an extra: `UserError`."""
+    ours = environment_id.removeprefix("diffcps/")
+    if ours == environment_id:
+        if re.match("antmaze-.*-singletask", environment_id):
+            import diffcps.envs.ogbench
+    elif ours.startswith(("AntDirection-", "AntMaze-")):
+        import diffcps.envs.ant_maze
+    elif ours.startswith("Maze2D-"):
+        import diffcps.envs.point_maze
+    elif ours.startswith("Ant-"):
+        import diffcps.envs.ant
+    elif ours.startswith("Adroit"):
+        import diffcps.envs.adroit
+    elif ours.startswith("Kitchen-"):
+        import diffcps.envs.kitchen
+    elif ours.startswith("TriFinger"):
+        import diffcps.envs.trifinger  # noqa: F401
 
 
 def _name(environment_id: str) -> str:
@@ -170,10 +157,6 @@ def _hint(environment_id: str) -> str:
     return "gymnasium.pprint_registry() lists the known ones; write package:Id-v0 for one that a package registers"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
 def _space_problem(environment: gymnasium.Env) -> str | None:
     """Why a policy over flat vectors cannot act here; None when it can."""
     from gymnasium.spaces import Box
@@ -182,54 +165,7 @@ def _space_problem(environment: gymnasium.Env) -> str | None:
         if not isinstance(space, Box) or len(space.shape) != 1:
             found = f"Box of shape {space.shape}" if isinstance(space, Box) else type(space).__name__
             return f"its {name} space is a {found}, and a Box of shape (size,) is needed; wrap the environment first"
-    action = environment.action_space
-    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):  # pyright: ignore[reportAttributeAccessIssue]
+    action = boxes(environment).action
+    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
         return "its action space has no finite bounds; wrap it with gymnasium.wrappers.RescaleAction or similar"
     return None
-
-
-@contextmanager
-def _warnings_told_once() -> Iterator[None]:
-    """Forty environments of an old version are one warning, in plain text."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warnings.filterwarnings("ignore", message=".*precision lowered by casting")  # float64 bounds: harmless
-        yield
-    for warning in caught:
-        _tell_once(re.sub(r"\x1b\[\d*m|WARN: ", "", str(warning.message)))
-
-
-@cache
-def _tell_once(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)
-
-
-@contextmanager
-def _quiet_mujoco() -> Iterator[None]:
-    """MuJoCo writes notes on Gymnasium's model files to stderr and to `MUJOCO_LOG.TXT` in the working directory.
-
-    While an environment is made they become Python warnings, and deprecations inside those files are dropped: only
-    Gymnasium can act on them. MuJoCo's warnings while stepping (an unstable simulation) stay as they are.
-    """
-    try:
-        import mujoco
-    except ImportError:  # Gymnasium reports it where an environment needs MuJoCo
-        yield
-        return
-    except Exception as error:  # it loads OpenGL while it is imported, and fails as the driver pleases
-        backend = os.environ.get("MUJOCO_GL")
-        raise UserError(
-            f"mujoco cannot be loaded with MUJOCO_GL={backend} ({_one_line(error)}): unset it, or without a display "
-            "set it to egl (apt-get install libegl1) or osmesa (apt-get install libosmesa6)"
-        ) from error
-
-    def tell(message: str) -> None:
-        if "deprecated" not in message:
-            warnings.warn(message, stacklevel=2)
-
-    previous = mujoco.get_mju_user_warning()  # pyright: ignore[reportAttributeAccessIssue]
-    mujoco.set_mju_user_warning(tell)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(previous)  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 
 
@@ -15,9 +16,11 @@ class Score(NamedTuple):
 
     updates: tuple[int, ...]
     score: float
+    normalised: float | None
+    """Where the reference returns are known."""
 
 
-class FourScores(NamedTuple):
+class Scores(NamedTuple):
     """Four honest answers to "how good is this run?"."""
 
     last: Score
@@ -30,48 +33,40 @@ class FourScores(NamedTuple):
     """The evaluation with the lowest `selection/loss`: chosen without the environment. None where no loss is finite."""
 
 
-def normalised_score(returns: Any, reference: tuple[float, float]) -> np.ndarray:
-    """100 (x - min) / (max - min): 0 is a random policy, 100 an expert. `reference` is (min, max) in raw returns.
-
-    Takes a number or an array of any shape and returns an array of that shape.
-
-    Reference: Fu et al., D4RL: Datasets for Deep Data-Driven Reinforcement Learning (arXiv:2004.07219).
-    """
-    low, high = reference
-    if not low < high:
-        raise UserError(f"reference scores must be (min, max) with min < max, got ({low}, {high})")
-    return np.asarray(100.0 * (np.asarray(returns, float) - low) / (high - low))
-
-
-def four_scores(evaluations: Sequence[Mapping[str, Any]], k: int = 5) -> FourScores | None:
+def four_scores(
+    updates: Sequence[int],
+    scores: Sequence[float],
+    losses: Sequence[float | None],
+    reference: tuple[float, float] | None = None,
+    k: int = 5,
+) -> Scores | None:
     """The four scores of one member, from its evaluations in order of update; None where there are none.
 
-    An evaluation is a row `{"update": int, "returns": [...], "score": float, "diagnose": {"selection/loss": ...}}`,
-    where `score` is the mean return. Scores come back in the unit of `score`. On ties the first evaluation
-    wins, but the last one of equal losses: a loss that stands still says nothing against what was learnt since.
+    An evaluation is a number of updates, a mean return, and a `selection/loss` (None where it is not finite);
+    `reference` has the returns of normalised score 0 and 100. On ties the first evaluation wins, but the last one of
+    equal losses: a loss that stands still says nothing against what was learnt since. Raises `UserError` for k < 1.
     """
-    if not evaluations:
+    if not scores:
         return None
     if k < 1:
         raise UserError(f"the mean of the last k evaluations needs k >= 1, got {k}")
 
-    tail = evaluations[-k:]
-    best = max(evaluations, key=lambda row: row["score"])
-    selectable = [row for row in evaluations if row["diagnose"]["selection/loss"] is not None]  # null: not finite
-    selected = min(reversed(selectable), key=lambda row: row["diagnose"]["selection/loss"], default=None)
-    return FourScores(
-        last=_score([evaluations[-1]]),
-        best=_score([best]),
-        mean_of_last=_score(tail),
-        offline_selected=None if selected is None else _score([selected]),
+    def score(rows: Sequence[int]) -> Score:
+        mean = float(np.mean([scores[row] for row in rows]))
+        normalised = None if reference is None else float(normalised_score(mean, reference))
+        return Score(tuple(updates[row] for row in rows), mean, normalised)
+
+    rows = range(len(scores))
+    selectable = [(loss, -row) for row in rows if (loss := losses[row]) is not None]
+    return Scores(
+        last=score(rows[-1:]),
+        best=score([max(rows, key=lambda row: scores[row])]),
+        mean_of_last=score(rows[-k:]),
+        offline_selected=score([-min(selectable)[1]]) if selectable else None,
     )
 
 
-def mean_and_std_over_members(values: Any) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std_over_members(values: Sequence[float] | Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over the first axis, [members, ...] -> [...]. Division by n, as papers' tables do."""
-    values = np.asarray(values, float)
-    return np.asarray(values.mean(0)), np.asarray(values.std(0))
-
-
-def _score(rows: Sequence[Mapping[str, Any]]) -> Score:
-    return Score(tuple(row["update"] for row in rows), float(np.mean([row["score"] for row in rows])))
+    array = np.asarray(values, float)
+    return np.asarray(array.mean(0)), np.asarray(array.std(0))

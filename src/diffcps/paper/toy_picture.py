@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE, tidy
-from diffcps.types import UserError
+from diffcps.envs import toy
+from diffcps.paper.methods import METHODS
+from diffcps.paper.toy_runs import Trajectories
+from diffcps.plots import GREY, INK, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS = {
-    "awr": "AWR",
-    "sfbc": "SfBC",
-    "diffusion_ql": "Diffusion-QL",
-    "diffcps": "DiffCPS",
-    "diffusion_bc": "Diffusion BC",
-    "td3_bc": "TD3+BC",
-    "bcq": "BCQ",
-    "bear": "BEAR",
-    "bc": "BC (Gaussian)",
-}
-"""How the methods are called in titles."""
-COLOURS = {
-    "awr": "#3d9aa8",
-    "sfbc": GREEN,
-    "diffusion_ql": ORANGE,
-    "diffcps": BLUE,
-    "diffusion_bc": "#7d62a8",
-    "td3_bc": "#3d9aa8",
-    "bcq": GREEN,
-    "bear": "#b5483f",
-    "bc": "#b5483f",
-}
 DATA_GREY = "#c4c4c4"
 MAX_POINTS = 2000
 """Points drawn of each set; the scores are of all of them."""
-DPI = 110
 LIMIT = 1.25
 
 
@@ -66,14 +42,6 @@ class Line(NamedTuple):
     dashed: bool = False
 
 
-class Path2D(NamedTuple):
-    """Trajectories, "episodes steps 2", with the return of each; without a method they are the data."""
-
-    position: np.ndarray
-    returns: np.ndarray
-    method: str | None = None
-
-
 def ring_figure(data: np.ndarray, rows: Sequence[Sequence[Panel | None]]) -> Figure:
     """Small multiples: a panel of actions in colour over the data in grey; None leaves a place empty."""
     from matplotlib.figure import Figure
@@ -88,7 +56,7 @@ def ring_figure(data: np.ndarray, rows: Sequence[Sequence[Panel | None]]) -> Fig
                 continue
             _points(axes, data, DATA_GREY)
             if panel.method is not None:
-                _points(axes, panel.action, COLOURS[panel.method])
+                _points(axes, panel.action, METHODS[panel.method].colour)
             axes.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
             axes.set_title(_panel_title(panel), fontsize=8.5, color=INK, linespacing=1.3)
             axes.tick_params(colors=INK, labelsize=7, labelbottom=True, labelleft=axes is row[0])
@@ -126,42 +94,28 @@ def score_figure(
     return figure
 
 
-def stitching_figure(
-    data: Path2D, paths: Sequence[Path2D], start: tuple[float, float], goal: tuple[float, float]
-) -> Figure:
-    """The data's trajectories and those of each method over them, with returns."""
+def stitching_figure(data: Trajectories, first: Mapping[str, Trajectories]) -> Figure:
+    """The data's trajectories, and over them those of the first seed of each method, with returns."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.6 * (1 + len(paths)), 2.95), layout="constrained", facecolor="white")
-    for axes, shown in zip(figure.subplots(1, 1 + len(paths)), [data, *paths], strict=True):
+    figure = Figure(figsize=(2.6 * (1 + len(first)), 2.95), layout="constrained", facecolor="white")
+    grid = figure.subplots(1, 1 + len(first), squeeze=False)
+    for axes, (method, shown) in zip(grid[0], [(None, data), *first.items()], strict=True):
         for position in data.position:
             axes.plot(*position.T, color=DATA_GREY, linewidth=0.5, alpha=0.5, rasterized=True)
-        if shown.method is not None:
+        if method is not None:
+            colour = METHODS[method].colour
             for position in shown.position:
-                axes.plot(*position.T, color=COLOURS[shown.method], linewidth=1, alpha=0.7, marker=".", markersize=2.5)
-        axes.plot(*start, marker="o", color=INK, markersize=5)
-        axes.plot(*goal, marker="*", color=INK, markersize=9)
+                axes.plot(*position.T, color=colour, linewidth=1, alpha=0.7, marker=".", markersize=2.5)
+        axes.plot(*toy.START, marker="o", color=INK, markersize=5)
+        axes.plot(*toy.GOAL, marker="*", color=INK, markersize=9)
         axes.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-        name = "Data" if shown.method is None else LABELS[shown.method]
+        name = "Data" if method is None else METHODS[method].label
         returns = f"return {shown.returns.mean():.1f} ± {shown.returns.std():.1f}"
         axes.set_title(f"{name}\n{returns}", fontsize=9, color=INK, linespacing=1.3)
         axes.tick_params(colors=INK, labelsize=7)
         axes.spines[:].set_color(GREY)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes `path` with the suffixes .png and .pdf, each replaced as a whole. Raises `UserError`."""
-    for suffix in ("png", "pdf"):
-        target = path.with_suffix(f".{suffix}")
-        temporary = target.with_name(target.name + ".tmp")
-        try:
-            figure.savefig(temporary, dpi=DPI, format=suffix)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise UserError(f"{target}: the picture cannot be written ({error.strerror}); check the folder") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _points(axes: Axes, action: np.ndarray, colour: str) -> None:
@@ -175,7 +129,7 @@ def _panel_title(panel: Panel) -> str:
         return f"Data\n{len(panel.action):,} actions"
     steps = "" if panel.num_steps is None else f", T = {panel.num_steps}"
     score = "" if panel.on_data is None else f"\n{panel.on_data:.0%} on the data"
-    return f"{LABELS[panel.method]}{steps}{score}"
+    return f"{METHODS[panel.method].label}{steps}{score}"
 
 
 def _band(axes: Axes, line: Line, marker: str = "o") -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from diffcps.data.scaling import Scaling
-from diffcps.envs.make import check_fits, reference_scores
-from diffcps.evaluation.rollout import record_video, roll_out
-from diffcps.evaluation.scores import normalised_score
+from diffcps.envs.make import check_fits
+from diffcps.evaluation.rollout import roll_out
+from diffcps.evaluation.video import record_video
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
 from diffcps.run.progress import Display
 from diffcps.run.record import Evaluation, MemberEpisodes, Reference, RunEvaluation, RunRecord
+from diffcps.tasks.references import normalised_score, reference_scores
 from diffcps.training.loop import Training
 from diffcps.training.members import Member, Program
 from diffcps.types import DatasetInfo, EnvAction, EnvObservation, UserError

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import rich.live
 from rich import box
@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.evaluation.scores import normalised_score
 from diffcps.run.record import Evaluation, Measurement, RunRecord
 from diffcps.run.table import number_text, score_text
+from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Member
 from diffcps.types import Metric
 
@@ -30,6 +30,7 @@ MAX_ROWS = 12
 """Members in the table; the others are counted."""
 
 
+@runtime_checkable
 class Display(Protocol):
     """What a run tells the person who watches."""
 

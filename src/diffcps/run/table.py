@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.evaluation.scores import Score, mean_and_std_over_members, normalised_score
+from diffcps.evaluation.scores import Score, mean_and_std_over_members
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import SCORE_KINDS, Evaluation, MemberScores, Reference, RunEvaluation, Summary
+from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 
 CHOSEN = ("best", "offline_selected")
@@ -182,7 +183,7 @@ def _scores_of(folder: RunFolder, summary: Summary, kind: str) -> list[float]:
 def _spread_text(scores: Sequence[float], reference: Reference | None) -> str:
     text = _mean_text(scores, 0)
     if reference is not None:
-        text += f" ({_mean_text(normalised_score(scores, reference).tolist(), 1)})"
+        text += f" ({_mean_text(normalised_score(np.asarray(scores), reference).tolist(), 1)})"
     return text
 
 

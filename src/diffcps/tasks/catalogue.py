@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from types import MappingProxyType
 
 from diffcps.types import UserError
@@ -80,45 +78,3 @@ def find_task(task_id: str) -> Task:
         hint = f"did you mean {nearest[0]}?" if nearest else "`diffcps data list` shows all"
         raise UserError(f"unknown task {task_id!r}: {hint}")
     return tasks[task_id]
-
-
-def data_folder() -> Path:
-    """Where downloaded data are kept: `DIFFCPS_DATA`, else `diffcps` in the user's cache (`XDG_CACHE_HOME`)."""
-    if given := os.environ.get("DIFFCPS_DATA"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffcps"
-
-
-def data_file(task: Task) -> Path:
-    """Where the task's data are kept once they are here.
-
-    TriFinger's data are a folder, which may also lie where their package puts it.
-    """
-    if task.family == "trifinger":
-        of_package = Path.home() / ".trifinger_rl_datasets" / f"{task.id}.zarr"
-        return of_package if of_package.exists() else data_folder() / of_package.name
-    return data_folder() / (task.id + Path(task.url).suffix)
-
-
-def state_of(task: Task) -> str:
-    """Whether the data are here: "yes", "no", "part" of a download, or "wrong size"."""
-    path = data_file(task)
-    if path.exists():
-        wrong = task.bytes is not None and path.stat().st_size != task.bytes
-        return "wrong size" if wrong else "yes"
-    return "part" if part_file(path).exists() else "no"
-
-
-def part_file(path: Path) -> Path:
-    """Where a download of `path` is gathered until it is complete."""
-    return path.with_name(path.name + ".part")
-
-
-def where_from(task: Task) -> str:
-    """What a person without the data can do, as the end of a sentence."""
-    ways = [f"give a copy with `diffcps data get {task.id} --from FILE`, or another address with --url"]
-    if task.minari is not None and task.family in FLAT_ON_MINARI:
-        ways.append(f"take Minari's {task.minari} with --minari")
-    if task.family in COLLECTED:
-        ways.append(f"make data of the kind with `diffcps data collect {task.id}`")
-    return ", or ".join(ways)

@@ -1,22 +1,19 @@
-"""The picture of a collection: returns of the online run, and of the episodes that were collected."""
+"""The picture of collected locomotion data: returns of the online run, and of the episodes that were collected."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffcps.plots import BLUE, GREY, INK, ORANGE, tidy
-from diffcps.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def collection_figure(
+def locomotion_figure(
     *,
     title: str,
     steps: np.ndarray,
@@ -62,16 +59,3 @@ def collection_figure(
     right.set_ylabel("episodes", color=INK)
     tidy(right)
     return figure
-
-
-def save_collection_figure(path: Path, **contents) -> None:
-    """Writes `collection_figure(**contents)` as PNG, as a whole. Raises `UserError` where it cannot be written."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        collection_figure(**contents).savefig(temporary, dpi=130, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: the picture cannot be written ({error.strerror}); check the folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data.formats import Raw, sha256_of_arrays
+from diffcps.data.hashes import sha256_of_arrays
+from diffcps.data.readers.layout import first_line
+from diffcps.data.rows import RawRows
+from diffcps.tasks.catalogue import catalogue
 from diffcps.types import UserError
+
+if TYPE_CHECKING:
+    import lmdb
 
 ARRAYS = ("observations", "actions", "rewards", "timeouts")
 TORQUE = 0.397
 """Bound of every action, in N m: that of the package's action space (the robot stops at 0.396)."""
-EPISODE_LENGTH = {"push": 750, "lift": 1500}
-"""Steps of 20 ms. The reward of a step is at most 1, so that this is the return of score 100, as in the package."""
 
 
-def read_trifinger(path: Path, source: str) -> Raw:
+def read_trifinger(path: Path, source: str) -> RawRows:
     """The rows of a folder TASK.zarr, or of the file data.mdb in it. `source` is how messages call it.
 
     Observations are those of the package's `flatten_obs=True`, cut to the box of its observation space as it does (97
@@ -34,56 +38,29 @@ def read_trifinger(path: Path, source: str) -> Raw:
     Raises `UserError` where the extra `trifinger` is missing, the file is missing, damaged or truncated, lacks an
     array, or needs pickle.
     """
-    try:
-        import lmdb
-        import zarr  # noqa: F401 (asked for here, where there is one message for both)
-    except ImportError as error:
-        raise UserError(
-            f"{source}: TriFinger data need the extra `trifinger`: pip install 'diffcps[trifinger]'"
-        ) from error
-
     path = path / "data.mdb" if path.suffix != ".mdb" else path
-    if not path.is_file():
-        raise UserError(
-            f"{source}: there is no {path.name} in {path.parent}; docs/trifinger.md says where data are from"
-        )
-    try:
-        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as store:
-            # LMDB maps the file into memory: what a truncated one lacks would kill the process when it is read.
-            if (store.info()["last_pgno"] + 1) * store.stat()["psize"] > path.stat().st_size:
-                raise UserError(f"{source}: {path.name} is truncated; download it again")
-            values = {name: _array(store, name, source) for name in ARRAYS}
-    except UserError:
-        raise
-    except Exception as error:  # whatever LMDB, zarr, its codecs or JSON make of a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source}: not a readable TriFinger dataset ({reason[:160]}); download it again") from error
-
-    observation = values["observations"]
-    task = {(97,): "push", (139,): "lift"}.get(observation.shape[1:])
-    if task is None or observation.dtype.kind != "f":
+    arrays = _read_arrays(path, source)
+    observation = arrays["observations"]
+    kind = {(97,): "push", (139,): "lift"}.get(observation.shape[1:])
+    if kind is None or observation.dtype.kind != "f":
         raise UserError(
             f"{source}: `observations` has shape {observation.shape} and type {observation.dtype}; push has 97 real "
             "numbers in a row, and lift 139"
         )
-    return Raw(
-        observation=np.clip(observation, *observation_box(task)),
-        action=values["actions"],
-        reward=values["rewards"],
+    environment = f"diffcps/TriFinger{kind.capitalize()}-v0"
+    task = next(task for task in catalogue().values() if task.environment == environment)
+    return RawRows(
+        observation=np.clip(observation, *observation_box(kind)),
+        action=arrays["actions"],
+        reward=arrays["rewards"],
         terminal=np.zeros(len(observation), bool),
-        timeout=values["timeouts"],
+        timeout=arrays["timeouts"],
         next_observation=None,
-        names={
-            "observation": "observations",
-            "action": "actions",
-            "reward": "rewards",
-            "terminal": "terminals",
-            "timeout": "timeouts",
-        },
-        sha256=sha256_of_arrays(values.values()),  # the file may be a sparse one of a tebibyte
-        environment=f"diffcps/TriFinger{task.capitalize()}-v0",
-        reference_min=0.0,
-        reference_max=float(EPISODE_LENGTH[task]),
+        names={field: f"{field}s" for field in ("observation", "action", "reward", "terminal", "timeout")},
+        sha256=sha256_of_arrays(arrays.values()),  # the file may be a sparse one of a tebibyte
+        environment=environment,
+        reference_min=task.reference_min,
+        reference_max=task.reference_max,
         action_low=np.full(9, -TORQUE, np.float32),
         action_high=np.full(9, TORQUE, np.float32),
     )
@@ -116,7 +93,35 @@ def observation_box(task: str) -> tuple[np.ndarray, np.ndarray]:
     return low.astype(np.float32), high.astype(np.float32)
 
 
-def _array(store: Any, name: str, source: str) -> np.ndarray:
+def _read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
+    """`ARRAYS` of the file data.mdb."""
+    try:
+        import lmdb
+        import zarr  # noqa: F401 (asked for here, where there is one message for both)
+    except ImportError as error:
+        raise UserError(
+            f"{source}: TriFinger data need the extra `trifinger`: pip install 'diffcps[trifinger]'"
+        ) from error
+
+    if not path.is_file():
+        raise UserError(
+            f"{source}: there is no {path.name} in {path.parent}; docs/trifinger.md says where data are from"
+        )
+    try:
+        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as store:
+            # LMDB maps the file into memory: what a truncated one lacks would kill the process when it is read.
+            if (store.info()["last_pgno"] + 1) * store.stat()["psize"] > path.stat().st_size:
+                raise UserError(f"{source}: {path.name} is truncated; download it again")
+            return {name: _array(store, name, source) for name in ARRAYS}
+    except UserError:
+        raise
+    except Exception as error:  # whatever LMDB, zarr, its codecs or JSON make of a damaged file
+        raise UserError(
+            f"{source}: not a readable TriFinger dataset ({first_line(error)}); download it again"
+        ) from error
+
+
+def _array(store: lmdb.Environment, name: str, source: str) -> np.ndarray:
     """One array of the zarr group, its compressed chunks copied out of LMDB: zarr 3 reads no LMDB by itself."""
     import zarr
     from zarr.buffer import cpu

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from diffcps.data.formats import FIELDS, Raw, sha256_of_file
+from diffcps.data.hashes import sha256_of_file
+from diffcps.data.rows import FIELDS, RawRows
 from diffcps.tasks.catalogue import Task
 from diffcps.types import UserError
 
+NAMES = ("observations", "actions", "rewards", "masks", "terminals", "observations")
+"""What OGBench calls each of `FIELDS`."""
 
-def read_ogbench(path: Path, task: Task) -> Raw:
+
+def read_ogbench(path: Path, task: Task) -> RawRows:
     """The rows of an OGBench file with the rewards of the task: -1, and 0 at the goal.
 
     The last row of each trajectory only serves as next observation. A row at the goal is terminal, as in evaluation,
@@ -41,16 +45,14 @@ def read_ogbench(path: Path, task: Task) -> Raw:
     relabel_dataset(package_id, environment, labelled)
     environment.close()
     terminal = np.asarray(labelled["masks"]) == 0
-    return Raw(
+    return RawRows(
         observation=rows["observations"][kept],
         action=rows["actions"][kept],
         reward=np.asarray(labelled["rewards"]),
         terminal=terminal,
         timeout=last[kept + 1] & ~terminal,
         next_observation=rows["observations"][kept + 1],
-        names=dict(
-            zip(FIELDS, ("observations", "actions", "rewards", "masks", "terminals", "observations"), strict=True)
-        ),
+        names=dict(zip(FIELDS, NAMES, strict=True)),
         sha256=sha256,
     )
 

@@ -1,0 +1,69 @@
+"""diffcps evaluate, and diffcps table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from diffcps.cli.console import Commands, show, step_counter
+from diffcps.rl.improvement import ActionChoice
+from diffcps.run.folder import RunFolder
+
+
+def add(commands: Commands) -> None:
+    """Adds the commands."""
+    evaluate = commands.add_parser("evaluate", help="score the policies of a run", allow_abbrev=False)
+    evaluate.add_argument("run", type=Path, help="run folder")
+    evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
+    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint [best]")
+    evaluate.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
+    evaluate.add_argument(
+        "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"
+    )
+    evaluate.add_argument("--env", metavar="ID", help="another environment of the same sizes")
+    evaluate.add_argument(
+        "--video", type=Path, metavar="FILE.mp4", help="film one episode of the best member (extra: video)"
+    )
+    evaluate.set_defaults(command=_evaluate, parser=evaluate)
+
+    table = commands.add_parser("table", help="the scores of runs as a Markdown table", allow_abbrev=False)
+    table.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folder; of a single one, a row for each evaluation"
+    )
+    table.set_defaults(command=_table, parser=table)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from diffcps.run.evaluate import evaluate, film
+    from diffcps.run.table import evaluation_table
+
+    result = evaluate(
+        options.run,
+        options.checkpoint,
+        episodes=options.episodes,
+        seed=options.seed,
+        environment=options.env,
+        action_choice=options.action_choice,
+        on_step=step_counter(),
+    )
+    show(evaluation_table(result))
+    print(f"all returns: {RunFolder(options.run).evaluation_file(options.checkpoint)}")
+    if options.video is not None:
+        member = result.best.member.index
+        total = film(
+            options.run,
+            options.video,
+            options.checkpoint,
+            member=member,
+            seed=options.seed,
+            environment=result.environment,
+            action_choice=options.action_choice,
+        )
+        print(f"video: {options.video} (member {member}, return {total:.0f})")
+
+
+def _table(options: argparse.Namespace) -> None:
+    from diffcps.run.table import markdown
+
+    print(markdown([RunFolder(run) for run in options.runs]))

@@ -1,0 +1,57 @@
+"""Command-line flags from the fields of a dataclass, and what was given of them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable
+
+from diffcps.run import fields
+from diffcps.types import Configuration, Count, Real
+
+
+def add_flags(parser: argparse._ArgumentGroup, kind: type[Configuration]) -> None:
+    """One flag for each field. What is not given stays out of the result, so that given and default can be told apart.
+
+    A real-valued field takes several values: they are a sweep.
+    """
+    texts = fields.documentation(kind)
+    annotations = fields.field_types(kind)
+    for field in dataclasses.fields(kind):
+        shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        text = f"{texts[field.name]} [{shown}]".replace("%", "%%")
+        _add_flag(parser, "--" + field.name.replace("_", "-"), field.name, annotations[field.name], text)
+
+
+def _add_flag(parser: argparse._ArgumentGroup, flag: str, dest: str, annotation: object, text: str) -> None:
+    missing = argparse.SUPPRESS
+    if annotation is bool:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, action=argparse.BooleanOptionalAction)
+    elif annotation == Real:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, nargs="+", metavar="X")
+    elif annotation == tuple[int, ...]:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, nargs="+", metavar="N")
+    elif typing.get_origin(annotation) is typing.Literal:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, choices=typing.get_args(annotation))
+    elif annotation in (int, Count):
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, metavar="N")
+    else:
+        assert annotation is str or isinstance(annotation, types.UnionType), annotation  # X | None: the flag gives an X
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=str, metavar="TEXT")
+
+
+def given_fields(options: argparse.Namespace, kind: type[Configuration]) -> dict[str, object]:
+    """The fields of a dataclass that were given; a real-valued one as a list of numbers."""
+    given = vars(options)
+    return {
+        name: tuple(given[name]) if annotation == tuple[int, ...] else given[name]
+        for name, annotation in fields.field_types(kind).items()
+        if name in given
+    }
+
+
+def known_flags(parser: argparse.ArgumentParser) -> Iterable[str]:
+    """Every flag that a command takes."""
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]

@@ -1,0 +1,112 @@
+"""diffcps train."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+from diffcps.algorithms import ALGORITHMS
+from diffcps.cli.console import Commands, Parser, show, this_command
+from diffcps.cli.flags import add_flags, given_fields
+from diffcps.data.transforms import RewardTransform
+from diffcps.run import fields
+from diffcps.run.folder import RunFolder
+from diffcps.run.resolve import DataRequest, Given, resolve
+from diffcps.run.settings import Settings
+from diffcps.types import Real, UserError
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    train = commands.add_parser("train", help="train an algorithm on logged transitions and score it")
+    algorithms = train.add_subparsers(required=True, metavar="ALGORITHM", dest="algorithm", parser_class=Parser)
+    for name, method in ALGORITHMS.items():
+        summary = (method.__doc__ or "").split("\n")[0]
+        algorithm = algorithms.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        run = algorithm.add_argument_group("the run")
+        _add_data_flags(run)
+        _add_run_flags(run)
+        add_flags(run, Settings)
+        add_flags(
+            algorithm.add_argument_group("hyper-parameters (a real-valued one given several values is swept)"),
+            method.Config,
+        )
+        algorithm.set_defaults(command=_train, parser=algorithm)
+
+
+def _add_data_flags(run: argparse._ArgumentGroup) -> None:
+    run.add_argument(
+        "--task",
+        metavar="TASK",
+        help="such as hopper-medium-v2 (diffcps data list): its dataset, environment, reference scores and preset",
+    )
+    run.add_argument(
+        "--dataset",
+        metavar="FILE|ID|builtin",
+        help="HDF5, npz, Minari, or builtin [that of the task, else builtin]",
+    )
+    run.add_argument("--reward", choices=get_args(RewardTransform), help="transform of the rewards [none]")
+    run.add_argument(
+        "--normalise-observation",
+        action=argparse.BooleanOptionalAction,
+        help="shift and scale observations by the data's mean and deviation; it travels with the policy [False]",
+    )
+
+
+def _add_run_flags(run: argparse._ArgumentGroup) -> None:
+    run.add_argument(
+        "--preset",
+        metavar="TASK",
+        help="hyper-parameters of the paper's task, such as hopper-medium; none: not even the task's own",
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="run folder [runs/ALGORITHM-DATASET]")
+    run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs (extra: tensorboard)")
+    run.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (extra: wandb)")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from diffcps.run.loggers import TensorBoard, Together, WandB
+    from diffcps.run.progress import Display, Live
+    from diffcps.run.table import run_table
+    from diffcps.run.train import run
+
+    out: Path = (
+        options.out or Path("runs") / f"{options.algorithm}-{Path(options.task or options.dataset or 'builtin').stem}"
+    )
+    stored = RunFolder(out).read_record() if options.resume and RunFolder(out).config.exists() else None
+    try:
+        request = resolve(options.algorithm, _given(options), options.task, options.preset, stored)
+    except UserError as error:
+        raise UserError(f"{out}: {error}" if stored else str(error)) from None
+    dataset = request.load()
+    with ExitStack() as stack:
+        displays: list[Display] = [stack.enter_context(Live())]
+        if options.tensorboard:
+            displays.append(stack.enter_context(TensorBoard(out / "tensorboard")))
+        if options.wandb is not None:
+            displays.append(stack.enter_context(WandB(options.wandb, out)))
+        summary = run(request, dataset, out, resume=options.resume, display=Together(displays))
+    show(run_table(summary))
+    print(f"run: {out}   picture: {out / 'curves.png'}   scores: {out / 'summary.json'}")
+    if summary.environment is not None:
+        print(f"score it on new episodes: {this_command()} evaluate {out}")
+
+
+def _given(options: argparse.Namespace) -> Given:
+    """What was given; a real-valued field of several values is swept."""
+    kind = ALGORITHMS[options.algorithm].Config
+    annotations = fields.field_types(kind)
+    single: dict[str, object] = {}
+    sweep: dict[str, tuple[float, ...]] = {}
+    for name, value in given_fields(options, kind).items():
+        if annotations[name] != Real or not isinstance(value, list):
+            single[name] = value
+        elif len(value) == 1:
+            single[name] = value[0]
+        else:
+            sweep[name] = tuple(value)
+    data = DataRequest(options.dataset, options.reward, options.normalise_observation)
+    return Given(single, sweep, given_fields(options, Settings), data)

@@ -1,0 +1,107 @@
+"""Every row of the presets against the papers' tables, written out here once more from the papers."""
+
+import json
+
+import pytest
+
+from diffcps.algorithms import ALGORITHMS
+from diffcps.presets import presets_of
+from diffcps.run import fields
+from diffcps.tasks.catalogue import catalogue
+
+# DiffCPS (arXiv:2310.05333), Table 4: learning rate, kappa, reward tune, max-Q backup, policy evaluation interval,
+# lambda_clip. From the authors' program: clip of the gradients' norm, lambda_0.
+TABLE_4 = """
+halfcheetah-medium-expert  3e-4 0.04 none        no  2 0.0   7 1
+hopper-medium-expert       3e-4 0.03 none        no  2 0.0   5 1
+walker2d-medium-expert     3e-4 0.04 none        no  2 0.0   5 1
+halfcheetah-medium         3e-4 0.06 none        no  2 0.0   9 1
+hopper-medium              3e-4 0.05 none        no  2 0.0   9 1
+walker2d-medium            3e-4 0.03 none        no  2 0.0   1 1
+halfcheetah-medium-replay  3e-4 0.06 none        no  2 0.0   2 1
+hopper-medium-replay       3e-4 0.03 none        no  2 0.0   4 1
+walker2d-medium-replay     3e-4 0.03 none        no  2 0.0   4 1
+antmaze-umaze              3e-4 0.2  cql_antmaze no  2 0.3   2 3
+antmaze-umaze-diverse      3e-4 0.09 cql_antmaze yes 2 0.3   3 3
+antmaze-medium-play        1e-3 0.3  cql_antmaze yes 2 0.3   2 1
+antmaze-medium-diverse     3e-4 0.2  cql_antmaze yes 2 0.3   1 1
+antmaze-large-play         3e-4 0.2  cql_antmaze yes 4 0.3  10 0.5
+antmaze-large-diverse      3e-4 0.2  cql_antmaze yes 4 0.3   7 0.5
+"""
+
+# Diffusion-QL's program (main.py at d871f5c): learning rate, eta, max-Q backup, clip.
+DIFFUSION_QL = """
+halfcheetah-medium-expert  3e-4 1.0 no   7
+hopper-medium-expert       3e-4 1.0 no   5
+walker2d-medium-expert     3e-4 1.0 no   5
+halfcheetah-medium         3e-4 1.0 no   9
+hopper-medium              3e-4 1.0 no   9
+walker2d-medium            3e-4 1.0 no   1
+halfcheetah-medium-replay  3e-4 1.0 no   2
+hopper-medium-replay       3e-4 1.0 no   4
+walker2d-medium-replay     3e-4 1.0 no   4
+antmaze-umaze              3e-4 0.5 no   2
+antmaze-umaze-diverse      3e-4 2.0 yes  3
+antmaze-medium-play        1e-3 2.0 yes  2
+antmaze-medium-diverse     3e-4 3.0 yes  1
+antmaze-large-play         3e-4 4.5 yes 10
+antmaze-large-diverse      3e-4 3.5 yes  7
+"""
+
+
+def rows(table: str) -> list[list[str]]:
+    return [line.split() for line in table.strip().splitlines()]
+
+
+def reward(task: str) -> str:
+    return "cql_antmaze" if task.startswith("antmaze") else "none"
+
+
+def test_diffcps_is_table_4_row_by_row():
+    presets = presets_of("diffcps")
+    for task, rate, kappa, tune, backup, interval, least, clip, first in rows(TABLE_4):
+        assert presets[task].reward == tune, task
+        assert presets[task].fields == {
+            "actor_learning_rate": float(rate),
+            "kappa": float(kappa),
+            "max_q_backup": backup == "yes",
+            "policy_interval": int(interval),
+            "multiplier_min": float(least),
+            "max_grad_norm": float(clip),
+            "multiplier_init": float(first),
+        }, task
+    assert set(presets) == {row[0] for row in rows(TABLE_4)} | {"trifinger-push"}
+    push = {"num_steps": 45, "kappa": 0.01, "multiplier_min": 0.0}  # appendix F.2
+    assert (presets["trifinger-push"].reward, presets["trifinger-push"].fields) == ("none", push)
+
+
+def test_diffusion_ql_is_its_programs_table_row_by_row():
+    presets = presets_of("diffusion_ql")
+    for task, rate, eta, backup, clip in rows(DIFFUSION_QL):
+        assert presets[task].reward == reward(task), task
+        assert presets[task].fields == {
+            "actor_learning_rate": float(rate),
+            "q_weight": float(eta),
+            "max_q_backup": backup == "yes",
+            "max_grad_norm": float(clip),
+        }, task
+    assert set(presets) == {row[0] for row in rows(DIFFUSION_QL)}
+
+
+def test_diffusion_bc_has_the_learning_rates_of_the_same_table():
+    presets = presets_of("diffusion_bc")
+    found = {task: (preset.reward, preset.fields) for task, preset in presets.items()}
+    assert found == {row[0]: (reward(row[0]), {"learning_rate": float(row[1])}) for row in rows(DIFFUSION_QL)}
+
+
+@pytest.mark.parametrize("method", list(ALGORITHMS))
+def test_presets_are_configurations_and_come_back_from_json(method):
+    kind = ALGORITHMS[method].Config
+    for task, preset in presets_of(method).items():
+        config = fields.build(kind, preset.fields)
+        assert fields.from_json(kind, json.loads(json.dumps(fields.to_json(config)))) == config, task
+
+
+def test_every_preset_of_the_catalogue_exists():
+    named = {task.preset for task in catalogue().values() if task.preset is not None}
+    assert named and named <= set(presets_of("diffcps"))
