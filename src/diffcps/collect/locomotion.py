@@ -47,7 +47,7 @@ from diffcps.plots import save_figure
 from diffcps.storage import Json
 from diffcps.tasks.references import normalised_score, reference_scores
 from diffcps.training import checkpoint
-from diffcps.types import Spec, UserError
+from diffcps.types import EnvAction, EnvObservation, Spec, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -292,8 +292,8 @@ def _evaluate(run: OnlineRun, actor: SquashedGaussian, iteration: int) -> np.nda
     rng = np.random.default_rng((run.seed, iteration, 1))
     shape = (1, run.sizes.episodes, run.spec.action_size)
 
-    def act(observation: np.ndarray, step: int) -> np.ndarray:
-        return np.asarray(sac.sample(actor, observation, rng.standard_normal(shape, np.float32)))
+    def act(observation: EnvObservation, step: int) -> EnvAction:
+        return EnvAction(np.asarray(sac.sample(actor, observation, rng.standard_normal(shape, np.float32))))
 
     return roll_out(act, run.environment_id, 1, run.sizes.episodes, seed=EVALUATION_SEED).returns[0]
 
