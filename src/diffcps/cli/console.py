@@ -16,15 +16,16 @@ from diffcps.types import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""Where a module of this package adds its commands."""
-
 
 class Parser(argparse.ArgumentParser):
     """One line for bad arguments, like for every other bad input."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help explains)")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""Where a module of this room adds its commands."""
 
 
 def complain(text: str, code: int) -> int:

@@ -21,6 +21,7 @@ from diffcps.types import Metric
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, TEAL)
 """One per combination of swept values; with more combinations the colours come from a scale."""
@@ -92,7 +93,7 @@ def _points(measurements: Sequence[Measurement], name: str) -> list[Point]:
 
 Combination = tuple[float, ...]
 """The swept values of a member."""
-Colour = str | tuple[float, ...]
+Colour = str
 Colours = Mapping[Combination, Colour]
 
 
@@ -102,12 +103,13 @@ def _combination(member: Member) -> Combination:
 
 def _colours(record: RunRecord, members: Sequence[Member]) -> Colours:
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     combinations = list(dict.fromkeys(map(_combination, members or record.members)))
     if len(combinations) <= len(COLOURS):
         return dict(zip(combinations, COLOURS, strict=False))
     shades = colormaps["viridis"](np.linspace(0, 0.85, len(combinations)))
-    return dict(zip(combinations, map(tuple, shades.tolist()), strict=True))
+    return dict(zip(combinations, map(to_hex, shades), strict=True))
 
 
 def _draw_scores(axes: Axes, scores: Sequence[Point], record: RunRecord, colours: Colours) -> None:
@@ -184,10 +186,13 @@ def _logarithmic(axes: Axes) -> None:
 def _normalised_axis(axes: Axes, reference: Reference) -> None:
     low, high = reference
 
-    def raw(score: np.ndarray) -> np.ndarray:
+    def normalised(returns: ArrayLike) -> ArrayLike:
+        return normalised_score(np.asarray(returns), reference)
+
+    def raw(score: ArrayLike) -> ArrayLike:
         return low + np.asarray(score) / 100 * (high - low)
 
-    right = axes.secondary_yaxis("right", functions=(lambda score: normalised_score(score, (low, high)), raw))
+    right = axes.secondary_yaxis("right", functions=(normalised, raw))
     right.set_ylabel("normalised score", color=INK, fontsize=9)
     right.tick_params(colors=INK, labelsize=8)
     right.spines["right"].set_color(GREY)
