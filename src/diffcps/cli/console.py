@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -52,7 +52,7 @@ def this_command() -> str:
 
 
 @contextmanager
-def warnings_in_one_line() -> Iterator[None]:
+def warnings_in_one_line() -> Generator[None, None, None]:
     """Warnings without the place in the code: they are about what was given to the command."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"diffcps: warning: {' '.join(str(message).split())}\n"

@@ -1,5 +1,8 @@
 """The course of a run as one picture."""
 
+# JAX and matplotlib leave some of their types open.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import mean_and_std_over_members
@@ -21,7 +25,6 @@ from diffcps.types import Metric
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, TEAL)
 """One per combination of swept values; with more combinations the colours come from a scale."""
@@ -135,6 +138,7 @@ def _draw_metric(axes: Axes, metric: Metric, points: Sequence[Point], record: Ru
 
 def _draw(axes: Axes, points: Sequence[Point], record: RunRecord, colours: Colours) -> None:
     num_seeds = len(record.settings.seeds)
+    updates = sorted({point.update for point in points})
     for combination, colour in colours.items():
         seeds: dict[int, dict[int, float]] = {}
         for point in points:
@@ -142,8 +146,8 @@ def _draw(axes: Axes, points: Sequence[Point], record: RunRecord, colours: Colou
                 seeds.setdefault(point.member.seed, {})[point.update] = point.value
         for of_seed in seeds.values():
             _line(axes, list(of_seed), list(of_seed.values()), colour, thick=num_seeds == 1)
-        common = sorted(set.intersection(*map(set, seeds.values()))) if len(seeds) == num_seeds else []
-        if num_seeds > 1 and common:
+        common = [update for update in updates if all(update in of_seed for of_seed in seeds.values())]
+        if num_seeds > 1 and len(seeds) == num_seeds and common:
             values = [[of_seed[update] for update in common] for of_seed in seeds.values()]
             mean, std = mean_and_std_over_members(values)
             axes.fill_between(common, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
