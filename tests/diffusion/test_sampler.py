@@ -1,4 +1,4 @@
-"""Samplers against their own law, numbers worked out by hand, and a plain Python loop.
+"""The sampler against its own law, numbers worked out by hand, and a plain Python loop.
 
 Data N(m, s^2) has the exact denoiser eps*(x, t) = sqrt(1 - ab) (x - sqrt(ab) m) / (ab s^2 + 1 - ab), ab = alpha_bar_t.
 Each reverse step is then affine in x_t, so that the sampler's own mean and std follow by a recursion. They are not the
