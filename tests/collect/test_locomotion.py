@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium
 import h5py
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
@@ -143,8 +144,8 @@ def test_layout_and_provenance(hopper: Path):
 def test_our_reader_finds_nothing_wrong(hopper: Path, level: str):
     dataset = load_dataset(hopper / f"{level}.hdf5")
     found = describe(dataset)
-    assert found["environment"] == "Hopper-v5"
-    assert found["warnings"] == []
+    assert found.environment == "Hopper-v5"
+    assert found.warnings == ()
     ends = np.asarray(dataset.terminal) | np.asarray(dataset.timeout)
     chained = np.asarray(dataset.next_observation)[:-1][~ends[:-1]]
     np.testing.assert_array_equal(chained, np.asarray(dataset.observation)[1:][~ends[:-1]])
@@ -169,6 +170,39 @@ def test_datasets_of_one_run_belong_together(hopper: Path):
 def content_of_run(folder: Path) -> np.ndarray:
     """Observations stored by the online run."""
     return files.join(sac.transitions_of(folder / "hopper-v5-sac-seed0-fast", 4))["observations"]
+
+
+def snapshot(iteration: int, *returns: float, score: float = 0.0) -> locomotion.Snapshot:
+    return locomotion.Snapshot(Path(f"{iteration}"), iteration, 200 * iteration, returns, score)
+
+
+def test_snapshots_are_chosen_by_their_returns():
+    """The first two have the best episode and the best score, the third the best mean: expert goes by the mean."""
+    snapshots = [snapshot(1, 0.0, 90.0, score=30.0), snapshot(2, 10.0, 20.0, score=50.0)]
+    snapshots += [snapshot(3, 50.0, 60.0, score=40.0), snapshot(4, 55.0, 55.0), snapshot(5, 0.0, 0.0)]
+    assert locomotion.expert_snapshot(snapshots).iteration == 3  # not the fourth, which is as good
+    assert [locomotion.medium_snapshot(snapshots, level) for level in (30.0, 30.1, 50.1)] == [*snapshots[:2], None]
+
+
+def log_likelihood(path: Path, rows: dict[str, np.ndarray]) -> float:
+    """Of the actions under the actor in a file, but for the term that is the same under all actors."""
+    mean, log_std = map(np.asarray, sac.load_actor(path)[0](jnp.asarray(rows["observations"])))
+    u = np.arctanh(np.clip(rows["actions"].astype(float), -1 + 1e-7, 1 - 1e-7))
+    return float(np.mean(-0.5 * ((u - mean) / np.exp(log_std)) ** 2 - log_std))
+
+
+def test_expert_data_come_from_the_best_snapshot(hopper: Path):
+    """The file names the snapshot of the best mean return, and its actions are likeliest under that one's actor."""
+    actors = sorted((hopper / "hopper-v5-sac-seed0-fast" / "actors").iterdir())
+    stored = [locomotion._read_snapshot(path) for path in actors]
+    means = [np.mean(found.returns) for found in stored]
+    assert len(set(means)) == 4  # so that the best is one, and another one the worst
+    rows, attributes = content(hopper / "expert.hdf5")
+    (used,) = json.loads(attributes["snapshots"])
+    assert used["step"] == stored[int(np.argmax(means))].step
+    likelihoods = [log_likelihood(path, rows) for path in actors]
+    assert np.argmax(likelihoods) == np.argmax(means)
+    assert np.sort(likelihoods)[-1] - np.sort(likelihoods)[-2] > 0.01  # by more than chance: 1800 numbers
 
 
 def test_the_order_and_interruptions_change_nothing(hopper: Path, tmp_path: Path, monkeypatch):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
+import gymnasium
 import h5py
 import jax
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from diffcps.cli.main import main
-from diffcps.collect import antmaze, collect, maze2d, mazes, sac
+from diffcps.collect import ant_policy, antmaze, collect, maze2d, mazes, sac
 from diffcps.collect.ant_policy import load_ant_policy
 from diffcps.collect.antmaze import TASKS, ant_trajectory
 from diffcps.collect.maze2d import ball_trajectory
 from diffcps.data import load_dataset
 from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import ANT_MAZES
+from diffcps.envs.point_maze import PointMaze
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.training import checkpoint
 from diffcps.types import Spec, UserError
@@ -29,9 +31,9 @@ def quick(task: str, out: Path, **options) -> Path:
     return collect(task, out, **(defaults | options))
 
 
-def contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def contents(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays and attributes of a file."""
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
         return arrays, dict(file.attrs)
@@ -52,7 +54,8 @@ def policy(tmp_path_factory) -> Path:
 def test_ball_arrives(size):
     """Nine goals in all parts of the maze: each is reached long before the limit, and no trajectory is in a wall."""
     with closing(make_environment(f"diffcps/Maze2D-{size}-v1")) as environment:
-        ball: Any = environment.unwrapped
+        ball = environment.unwrapped
+        assert isinstance(ball, PointMaze)
         state = np.concatenate(environment.reset(seed=0)[:1])
         for number in range(9):
             rows, state = ball_trajectory(ball, state, np.random.default_rng((0, number)), limit=600)
@@ -66,7 +69,8 @@ def test_ball_arrives(size):
 def test_ball_does_not_arrive_without_the_controller(monkeypatch):
     monkeypatch.setattr(maze2d, "P_GAIN", 0.0)
     with closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
-        ball: Any = environment.unwrapped
+        ball = environment.unwrapped
+        assert isinstance(ball, PointMaze)
         state = np.concatenate(environment.reset(seed=0)[:1])
         rows, _ = ball_trajectory(ball, state, np.random.default_rng(0), limit=50)
     assert len(rows["rewards"]) == 50 and rows["timeouts"][-1]
@@ -96,7 +100,8 @@ def test_stored_states_put_the_simulator_back(umaze):
     """From infos/qpos and infos/qvel the stored action leads to the stored next observation."""
     rows, _ = contents(umaze)
     with closing(make_environment("diffcps/Maze2D-umaze-v1")) as environment:
-        ball: Any = environment.unwrapped
+        ball = environment.unwrapped
+        assert isinstance(ball, PointMaze)
         environment.reset(seed=0)
         for row in range(0, 1500, 100):
             ball.set_state(rows["infos/qpos"][row], rows["infos/qvel"][row])
@@ -182,6 +187,46 @@ def test_numpy_ant_is_the_trained_one(policy):
     for _ in range(3):
         observation, noise = 3 * generator.standard_normal(29, np.float32), generator.standard_normal(8, np.float32)
         assert np.allclose(act(observation, noise), sac.sample(actor, observation, noise), atol=1e-5)
+
+
+def test_an_ant_policy_is_trained_and_its_run_goes_on(tmp_path, monkeypatch):
+    small = sac.Config(batch_size=32, width=16, random_steps=200, iteration_steps=200)
+    monkeypatch.setattr(ant_policy, "CONFIG", small)
+    monkeypatch.setattr(ant_policy, "evaluate_ant_policy", lambda actor: (0.1, 0.5))
+    told: list[str] = []
+
+    def train(out: str, folder: str, steps: int) -> Path:
+        return ant_policy.train_ant_policy(tmp_path / out, tmp_path / folder, steps=steps, seed=0, say=told.append)
+
+    whole = train("whole.safetensors", "a", 400)
+    assert [line.split(" steps")[0] for line in told[:2]] == ["200", "400"] and told[
+        2
+    ] == "evaluation: 0.100 m a step, 0.5 falls an episode"
+    train("first.safetensors", "b", 200)
+    in_two = train("in_two.safetensors", "b", 400)
+    assert in_two.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "first.safetensors").read_bytes() != whole.read_bytes()
+    action = load_ant_policy(whole)(np.zeros(29, np.float32), np.zeros(8, np.float32))
+    assert action.shape == (8,) and (np.abs(action) <= 1.0).all()
+    assert checkpoint.information(whole).keys() == checkpoint.information(ant_policy.SHIPPED_POLICY).keys()
+
+
+def test_an_ant_policy_is_scored_by_steps_and_episodes(policy, monkeypatch):
+    """Half a metre, a quarter, then a fall: three eighths of a metre a step, one fall an episode."""
+
+    class Stumble(gymnasium.Env):
+        observation_space, action_space = Box(-1.0, 1.0, (29,), np.float32), Box(-1.0, 1.0, (8,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            self.rewards = [0.25, 0.5]
+            return np.zeros(29, np.float32), {}
+
+        def step(self, action):
+            assert action.shape == (8,)
+            return np.zeros(29, np.float32), self.rewards.pop(), not self.rewards, False, {}
+
+    monkeypatch.setattr(ant_policy, "make_environment", lambda name: Stumble())
+    assert ant_policy.evaluate_ant_policy(sac.load_actor(policy)[0], episodes=3) == (0.375, 1.0)
 
 
 def test_antmaze_file(policy, tmp_path):

@@ -22,6 +22,7 @@ from diffcps.collect.request import CollectionRequest
 from diffcps.data.hashes import sha256_of_file
 from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import goal_beside, next_cell
+from diffcps.tasks.references import reference_scores
 
 if TYPE_CHECKING:
     from diffcps.envs.ant_maze import AntMaze

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,13 +11,11 @@ from typing import TypeAlias
 import numpy as np
 
 from diffcps.data.transforms import episode_sums
-from diffcps.storage import write_atomically
+from diffcps.data.writers import Attribute, write_hdf5
 from diffcps.types import UserError
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """Arrays with a row for each transition under D4RL's names: observations, actions, ..., infos/qpos."""
-Attribute: TypeAlias = str | int | float | np.ndarray
-"""What stands beside the columns of an HDF5 file under a name."""
 
 TRANSITION = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
 """Names of what every collected file has, in the order in which it is recorded."""
@@ -35,16 +32,8 @@ def as_columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> Column
     }
 
 
-def save_part(path: Path, part: Columns) -> None:
-    """Writes a part as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **part)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
-
-
 def load_part(path: Path) -> Columns:
-    """What `save_part` wrote. Raises `UserError` where it is missing or damaged."""
+    """A part that `write_npz` wrote. Raises `UserError` where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -95,14 +84,10 @@ def provenance(
 
 
 def write_d4rl(path: Path, columns: Columns, attributes: Mapping[str, Attribute]) -> None:
-    """Writes columns and attributes as HDF5 (gzip), as a whole or not at all.
+    """Writes columns and attributes as HDF5, as a whole or not at all.
 
     Adds `transitions`, `episodes`, `mean_return` and `std_return`, over the episodes that end in the file.
     """
-    import h5py
-
-    length = {name: len(array) for name, array in columns.items()}
-    assert len(set(length.values())) == 1, length
     returns = episode_returns(columns)
     counts = {
         "transitions": len(columns["rewards"]),
@@ -110,17 +95,7 @@ def write_d4rl(path: Path, columns: Columns, attributes: Mapping[str, Attribute]
         "mean_return": float(returns.mean()),
         "std_return": float(returns.std()),
     }
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, array in columns.items():
-            chunk = (min(len(array), 2**14), *array.shape[1:])
-            file.create_dataset(
-                name, data=array, chunks=chunk, compression="gzip", compression_opts=4, shuffle=True, track_times=False
-            )
-        for name, value in sorted({**attributes, **counts}.items()):
-            file.attrs[name] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_hdf5(path, columns, {**attributes, **counts})
 
 
 def has_attributes(path: Path, wanted: Mapping[str, Attribute]) -> bool:

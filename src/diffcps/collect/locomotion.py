@@ -35,19 +35,19 @@ from diffcps.collect.files import (
     join,
     load_part,
     provenance,
-    save_part,
     write_d4rl,
 )
 from diffcps.collect.locomotion_picture import locomotion_figure
 from diffcps.collect.play import play, simulator_state
 from diffcps.collect.request import CollectionRequest
+from diffcps.data.writers import write_npz
 from diffcps.envs.make import make_environment
 from diffcps.evaluation.rollout import roll_out
 from diffcps.plots import save_figure
 from diffcps.storage import Json
 from diffcps.tasks.references import normalised_score, reference_scores
 from diffcps.training import checkpoint
-from diffcps.types import Spec, UserError
+from diffcps.types import EnvAction, EnvObservation, Spec, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -292,8 +292,8 @@ def _evaluate(run: OnlineRun, actor: SquashedGaussian, iteration: int) -> np.nda
     rng = np.random.default_rng((run.seed, iteration, 1))
     shape = (1, run.sizes.episodes, run.spec.action_size)
 
-    def act(observation: np.ndarray, step: int) -> np.ndarray:
-        return np.asarray(sac.sample(actor, observation, rng.standard_normal(shape, np.float32)))
+    def act(observation: EnvObservation, step: int) -> EnvAction:  # the box is [-1, 1]: `sac.spec_of` has seen to it
+        return EnvAction(np.asarray(sac.sample(actor, observation, rng.standard_normal(shape, np.float32))))
 
     return roll_out(act, run.environment_id, 1, run.sizes.episodes, seed=EVALUATION_SEED).returns[0]
 
@@ -310,7 +310,7 @@ def _play_snapshot(run: OnlineRun, role: Role, snapshot: Snapshot | None, transi
             policy = sac.uniform(run.spec, rng) if actor is None else sac.sampled(actor, run.spec, rng)
             run.say(f"collecting: {count:,} of {transitions:,} transitions")
             seed = int(rng.integers(2**31))
-            save_part(path, play(run.simulator, policy, steps=run.sizes.part, seed=seed, whole=True))
+            write_npz(path, play(run.simulator, policy, steps=run.sizes.part, seed=seed, whole=True), {})
         parts.append(load_part(path))
     return join(parts)
 

@@ -20,6 +20,7 @@ from diffcps.collect.mazes import (
 from diffcps.collect.request import CollectionRequest
 from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import Cell, Maze, next_cell
+from diffcps.tasks.references import reference_scores
 
 if TYPE_CHECKING:
     from diffcps.envs.point_maze import PointMaze

@@ -48,7 +48,7 @@ def maze_figure(
     single.set_title(
         f"{len(chosen)} of {len(ends):,} trajectories, dark at their end: {int(arrived[chosen].sum())} arrive (blue), "
         f"{int((~arrived[chosen]).sum())} not (orange)",
-        fontsize=9,
+        fontsize=8,
         color=INK,
     )
     _draw_density(figure, density, walls, position)
@@ -118,4 +118,4 @@ def _draw_density(figure: Figure, axes: Axes, walls: np.ndarray, position: np.nd
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.ax.spines[:].set_visible(False)
-    axes.set_title(f"all {len(position):,} positions: share in each {BINS_PER_CELL}th of a cell", fontsize=9, color=INK)
+    axes.set_title(f"all {len(position):,} positions: share in each {BINS_PER_CELL}th of a cell", fontsize=8, color=INK)

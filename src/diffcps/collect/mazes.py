@@ -20,16 +20,15 @@ import numpy as np
 from diffcps.collect.files import (
     SIMULATOR_STATE,
     TRANSITION,
-    Attribute,
     Columns,
     first_rows,
     join,
     load_part,
-    save_part,
     write_d4rl,
 )
 from diffcps.collect.maze_picture import maze_figure
 from diffcps.collect.request import CollectionRequest
+from diffcps.data.writers import Attribute, write_npz
 from diffcps.envs.mazes import Maze
 from diffcps.plots import save_figure
 from diffcps.storage import claim, locked
@@ -86,7 +85,7 @@ def collect_trajectories(
                 number += 1
             part = join(new)
             resumption = {"next_piece": np.asarray(number), "next_state": state}
-            save_part(folder / f"{len(parts):06d}.npz", part | resumption)
+            write_npz(folder / f"{len(parts):06d}.npz", part, resumption)
             parts.append(part)
             rows += count
             speed = (rows - before) / max(time.monotonic() - began, 1e-9)

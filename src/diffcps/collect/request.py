@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffcps.collect.files import Attribute, has_attributes
+from diffcps.collect.files import has_attributes
+from diffcps.data.writers import Attribute
 from diffcps.types import UserError
 
 

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffcps.collect.files import Columns, load_part, save_part
+from diffcps.collect.files import Columns, load_part
 from diffcps.collect.play import BehaviourPolicy, play
+from diffcps.data.writers import write_npz
 from diffcps.networks.critic import Critic
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
@@ -190,7 +191,7 @@ def train_online(
         for iteration in range(done, steps // config.iteration_steps):
             first = iteration * config.iteration_steps
             part = _explore(environment, config, state.actor.model, spec, seed, iteration)
-            save_part(part_path(folder, iteration), part)
+            write_npz(part_path(folder, iteration), part, {})
             buffer = _put(buffer, _transitions(part), first)
             metrics: Metrics = {}
             if first >= config.random_steps:
