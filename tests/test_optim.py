@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.optim import clipped_adam, descend, moving_average, start
+from diffcps.optim import clipped_adam, descend, minimise, momentum_sgd, moving_average, moving_average_when, start
 
 RATE = 0.1
 LARGE = [np.array([3.0, -4.0]), np.array([0.3, 0.4])]  # norms 5 and 0.5
@@ -45,6 +45,41 @@ def test_later_steps_by_hand():
     gradients = [np.array([1.0, -2.0]), np.array([0.5, 3.0]), np.array([-1.0, 0.0])]
     moves = steps(clipped_adam(RATE, float("inf")), gradients)
     np.testing.assert_allclose(moves, adam_by_hand(gradients, [RATE] * 3), rtol=1e-4, atol=1e-6)
+
+
+# --- One step on a loss ---
+
+
+def test_minimise_by_hand():
+    # Gradient descent on (w - 3)^2 at rate 0.1, from 1: the loss is 4 and the slope -4.
+    optimiser = momentum_sgd(RATE, 0.0)
+    trained = start(optimiser, jnp.array(1.0))
+    moved, loss, aux, norm = minimise(optimiser, trained, lambda w, goal: jnp.square(w - goal), jnp.array(3.0))
+    np.testing.assert_allclose([moved.model, loss, norm], [1.4, 4.0, 4.0], rtol=1e-6)
+    assert aux is None
+    assert float(trained.model) == 1.0
+
+
+def test_minimise_hands_on_what_else_the_loss_knows():
+    def loss(w, goal):
+        return jnp.square(w - goal), {"distance": jnp.abs(w - goal)}
+
+    optimiser = momentum_sgd(RATE, 0.0)
+    moved, value, aux, _ = minimise(optimiser, start(optimiser, jnp.array(1.0)), loss, jnp.array(3.0))
+    np.testing.assert_allclose([moved.model, value, aux["distance"]], [1.4, 4.0, 2.0], rtol=1e-6)
+
+
+def test_minimise_is_descending_the_gradient():
+    optimiser = clipped_adam(RATE, 1.0)
+
+    def loss(w):
+        return jnp.sum(jnp.sin(w))
+
+    trained = start(optimiser, jnp.array([1.0, -2.0]))
+    moved, _, _, norm = minimise(optimiser, trained, loss)
+    by_hand, norm_by_hand = descend(optimiser, trained, jax.grad(loss)(trained.model))
+    for ours, theirs in zip(jax.tree.leaves((moved, norm)), jax.tree.leaves((by_hand, norm_by_hand)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 # --- Clipping ---
@@ -126,3 +161,8 @@ def test_moving_average_by_hand():
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 1.0), (1.0, 3.0)])
 def test_ends_of_the_moving_average(rate, expected):
     assert float(moving_average(jnp.array(1.0), jnp.array(3.0), rate)) == expected
+
+
+@pytest.mark.parametrize(("condition", "expected"), [(True, 1.5), (False, 1.0)])
+def test_a_moving_average_may_wait(condition, expected):
+    assert float(moving_average_when(jnp.asarray(condition), jnp.array(1.0), jnp.array(3.0), 0.25)) == expected

@@ -177,6 +177,7 @@ def undocumented(source: str) -> list[str]:
     tree = ast.parse(source)
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    public = [node for node in public if "overload" not in map(ast.unparse, node.decorator_list)]
     missing = [node.name for node in public if not ast.get_docstring(node)]
     return missing if ast.get_docstring(tree) else ["the module", *missing]
 

@@ -16,6 +16,7 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
+    runtime_checkable,
 )
 
 import jax
@@ -188,15 +189,21 @@ class Metric(NamedTuple):
     """The config field that bounds it from above, drawn beside it."""
 
 
-class Configuration(Protocol):
-    """A dataclass: a method's `Config`, whichever it is."""
+if TYPE_CHECKING:
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    class Configuration(Protocol):
+        """A dataclass: a method's `Config`, whichever it is."""
+
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+else:
+    Configuration = object
 
 
 ConfigT = TypeVar("ConfigT", bound=Configuration)
 
 
+@runtime_checkable
 class Method(Protocol[ConfigT]):
     """What each module of `diffcps.algorithms` is."""
 

@@ -7,14 +7,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
 from diffcps.cli.main import main
 from diffcps.data import load_dataset
 from diffcps.data.hashes import sha256_of_file
 from diffcps.tasks.catalogue import catalogue, find_task
+from tests.data.files import hopper_bytes
 
 ROWS = 40
 SMALL = ("--updates", "4", "--eval-every", "2", "--log-every", "2", "--width", "8", "--depth", "1", "--episodes", "1")
@@ -22,14 +21,7 @@ SMALL = ("--updates", "4", "--eval-every", "2", "--log-every", "2", "--width", "
 
 def write_d4rl(path: Path, seed: int = 0) -> Path:
     """As D4RL's: neither environment nor reference scores."""
-    rng = np.random.default_rng(seed)
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(ROWS, 11)).astype(np.float32)
-        file["next_observations"] = rng.normal(size=(ROWS, 11)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, size=(ROWS, 3)).astype(np.float32)
-        file["rewards"] = rng.normal(size=ROWS).astype(np.float32)
-        file["terminals"] = np.arange(ROWS) % 10 == 9
-        file["timeouts"] = np.zeros(ROWS, bool)
+    path.write_bytes(hopper_bytes(ROWS, seed))
     return path
 
 
@@ -39,8 +31,8 @@ def published(tmp_path, monkeypatch) -> Path:
     path = write_d4rl(tmp_path / "hopper_medium-v2.hdf5")
     facts = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path, "")}
     tasks = {**catalogue(), "hopper-medium-v2": replace(find_task("hopper-medium-v2"), **facts)}
-    for module in ("catalogue", "load"):
-        monkeypatch.setattr(f"diffcps.data.{module}.catalogue", lambda: tasks)
+    for module in ("diffcps.tasks.catalogue", "diffcps.data.load"):
+        monkeypatch.setattr(f"{module}.catalogue", lambda: tasks)
     monkeypatch.setenv("DIFFCPS_DATA", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)

@@ -144,8 +144,8 @@ def test_layout_and_provenance(hopper: Path):
 def test_our_reader_finds_nothing_wrong(hopper: Path, level: str):
     dataset = load_dataset(hopper / f"{level}.hdf5")
     found = describe(dataset)
-    assert found["environment"] == "Hopper-v5"
-    assert found["warnings"] == []
+    assert found.environment == "Hopper-v5"
+    assert found.warnings == ()
     ends = np.asarray(dataset.terminal) | np.asarray(dataset.timeout)
     chained = np.asarray(dataset.next_observation)[:-1][~ends[:-1]]
     np.testing.assert_array_equal(chained, np.asarray(dataset.observation)[1:][~ends[:-1]])

@@ -1,75 +1,112 @@
-"""What every algorithm promises, tested on all of them. A new algorithm enters by its row in `ALGORITHMS`."""
+"""What every method promises, tested on all of them. A new method enters by its row in `TABLE`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import ALGORITHMS
+from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
 from diffcps.run.fields import documentation
 from diffcps.training import checkpoint
-from diffcps.types import Algorithm, Dataset, DatasetInfo, Spec, Stage
+from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
+from tests.problems import SPEC, random_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SPEC = Spec(observation_size=3, action_size=2)
 PAGES = Path(__file__).parents[2] / "docs" / "algorithms"
-# Small, fast to compile, and with rates at which a single update shows. The target policy first moves at update 4.
-TINY = {
-    "width": 16,
-    "depth": 1,
-    "batch_size": 8,
-    "num_steps": 3,
-    "num_candidates": 4,
-    "policy_interval": 2,
-    "ema_start": 3,
-    "ema_every": 2,
-    "learning_rate": 0.01,
-    "actor_learning_rate": 0.01,
-    "critic_learning_rate": 0.01,
-    "multiplier_learning_rate": 0.01,
-    "target_rate": 0.1,
-    "ema_rate": 0.3,
-    "max_grad_norm": 1.0,
-    "second_width": 16,
-    "vae_width": 16,
-    "backup_actions": 2,
-    "mmd_samples": 2,
-    "support_actions": 4,
-    "averaged_actions": 2,
-    "iterations": 2,
+EVERY_UPDATE = (2, 3, 4, 5, 6)
+
+
+class Row(NamedTuple):
+    """A method, small and fast to compile, with rates at which a single update shows; and what cannot be derived."""
+
+    method: Method[Any]
+    config: Configuration
+    """No bound in it is out of reach: a field that does nothing shows by it (`test_every_real_valued_field_counts`)."""
+    targets: Mapping[str, tuple[str, Sequence[int]]] = {}
+    """Target network -> the field that holds its rate, and those of updates 2 to 6 that move it."""
+    moves: Mapping[str, int] = {}
+    """Part of the state -> the stage (of those that differ) whose updates move it, where there are several."""
+    draws_nothing: Sequence[str] = ()
+    """Functions whose result is the same whatever the key (`update`: of the last stage)."""
+
+
+RATES: dict[str, Any] = {"actor_learning_rate": 0.01, "critic_learning_rate": 0.01}
+DIFFUSION: dict[str, Any] = {"width": 16, "depth": 1, "batch_size": 8, "num_steps": 3, "max_grad_norm": 1.0}
+Q_LEARNING: dict[str, Any] = {
+    **DIFFUSION,
+    **RATES,
+    **{"num_candidates": 4, "backup_actions": 2, "target_rate": 0.1},
+    **{"ema_rate": 0.3, "ema_every": 2, "ema_start": 3},
 }
-# Functions that draw nothing: their result is the same whatever the key. All others must change with it.
-DRAWS_NOTHING = {
-    *(("bc", function) for function in ("update", "act", "diagnose")),
-    *(("awr", function) for function in ("update", "act", "diagnose")),
-    ("td3_bc", "act"),
-    ("sfbc", "update"),
+EMA = {"target_actor": ("ema_rate", (4, 6)), "target_critic": ("target_rate", EVERY_UPDATE)}
+VAE: dict[str, Any] = {
+    **RATES,
+    **{"width": 16, "vae_width": 16, "batch_size": 8, "num_candidates": 4, "backup_actions": 2},
+    **{"target_rate": 0.1, "max_grad_norm": 1.0},
 }
-# Where a training has stages: the one (of those that differ) whose updates move a part of the state.
-STAGE_THAT_MOVES = {("awr", "critic"): 0, ("awr", "actor"): 1, ("sfbc", "actor"): 0, ("sfbc", "critic"): 2}
+TABLE = [
+    Row(diffcps, diffcps.Config(**Q_LEARNING, multiplier_learning_rate=0.01), EMA),
+    Row(diffusion_ql, diffusion_ql.Config(**Q_LEARNING), EMA),
+    Row(diffusion_bc, diffusion_bc.Config(**DIFFUSION, learning_rate=0.01)),
+    Row(
+        bc,
+        bc.Config(width=16, depth=1, batch_size=8, max_grad_norm=1.0, learning_rate=0.01),
+        draws_nothing=("update", "act", "diagnose"),
+    ),
+    Row(
+        td3_bc,
+        td3_bc.Config(**RATES, width=16, depth=1, batch_size=8, max_grad_norm=1.0, target_rate=0.1),
+        targets={"target_actor": ("target_rate", (2, 4, 6)), "target_critic": ("target_rate", (2, 4, 6))},
+        draws_nothing=("act",),
+    ),
+    Row(
+        bcq,
+        bcq.Config(**VAE, second_width=16),
+        targets={"target_actor": ("target_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
+    ),
+    Row(
+        bear,
+        bear.Config(
+            **VAE, depth=1, mmd_samples=2, multiplier_learning_rate=0.01, multiplier_max=10.0, warm_up_updates=1
+        ),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+    ),
+    Row(
+        awr,
+        awr.Config(**RATES, width=16, second_width=16, batch_size=8, iterations=2),
+        moves={"critic": 0, "actor": 1},
+        draws_nothing=("update", "act", "diagnose"),
+    ),
+    Row(
+        sfbc,
+        sfbc.Config(**DIFFUSION, **RATES, num_candidates=4, support_actions=4, averaged_actions=2),
+        moves={"actor": 0, "critic": 2},
+        draws_nothing=("update",),
+    ),
+]
+ROWS = {row.method.__name__.rpartition(".")[2]: row for row in TABLE}
 
 
 def field_names(name: str) -> list[str]:
-    return [field.name for field in dataclasses.fields(ALGORITHMS[name].Config)]
+    return [field.name for field in dataclasses.fields(ROWS[name].config)]
 
 
 def having(*wanted: str) -> list[str]:
-    """The algorithms whose config has all the given fields."""
-    return [name for name in ALGORITHMS if set(wanted) <= set(field_names(name))]
+    """The methods whose config has all the given fields."""
+    return [name for name in ROWS if set(wanted) <= set(field_names(name))]
 
 
 def config_of(name: str, **changes) -> Any:
-    known = field_names(name)
-    return ALGORITHMS[name].Config(**{key: value for key, value in (TINY | changes).items() if key in known})
+    return dataclasses.replace(ROWS[name].config, **changes)
 
 
 def real_values(name: str) -> dict[str, jax.Array]:
@@ -82,23 +119,21 @@ def other_values(name: str) -> dict[str, jax.Array]:
     return {key: jnp.float32(0.5 * value + 0.01) for key, value in real_values(name).items()}
 
 
-def make(name: str, **changes):
-    return ALGORITHMS[name].make(config_of(name, **changes), SPEC)
+def make(name: str, **changes) -> Algorithm[Any]:
+    return ROWS[name].method.make(config_of(name, **changes), SPEC)
 
 
-def stages_of(algorithm: Algorithm) -> list[Stage]:
-    """The stages that differ, in order; an algorithm without stages is one."""
-    whole = Stage(1.0, lambda state, dataset, key: (state, ()), algorithm.batch, algorithm.update)
-    return list(dict.fromkeys(algorithm.stages)) or [whole]
+def stages_of(algorithm: Algorithm[Any]) -> list[Stage[Any]]:
+    """The stages that differ, in order."""
+    return list(dict.fromkeys(algorithm.stages))
 
 
 @cache
 def compiled(name: str, function: str, stage: int = -1):
     """One function of the contract as function(values, ...): the real-valued fields of the config are arguments."""
-    config = config_of(name)
 
     def call(values, *arguments):
-        algorithm = ALGORITHMS[name].make(dataclasses.replace(config, **values), SPEC)
+        algorithm = make(name, **values)
         owner = stages_of(algorithm)[stage] if function in ("begin", "batch", "update") else algorithm
         return getattr(owner, function)(*arguments)
 
@@ -107,18 +142,8 @@ def compiled(name: str, function: str, stage: int = -1):
 
 @cache
 def dataset() -> Dataset:
-    """Random transitions, unlabelled."""
-    rng = np.random.default_rng(0)
-    size = 64
-    return Dataset(
-        observation=jnp.asarray(rng.normal(size=(size, 3)), jnp.float32),
-        action=jnp.asarray(rng.uniform(-1, 1, size=(size, 2)), jnp.float32),
-        reward=jnp.asarray(rng.normal(size=size), jnp.float32),
-        next_observation=jnp.asarray(rng.normal(size=(size, 3)), jnp.float32),
-        terminal=jnp.asarray(rng.uniform(size=size) < 0.2),
-        timeout=jnp.zeros(size, bool),
-        info=DatasetInfo(source="random numbers", sha256=""),
-    )
+    """Random transitions, unlabelled, on the device."""
+    return jax.tree.map(jnp.asarray, random_dataset())
 
 
 def initial(name: str, seed: int = 0) -> Any:
@@ -167,16 +192,20 @@ def distance(a: Any, b: Any) -> float:
     return max(float(np.max(np.abs(np.asarray(x, float) - np.asarray(y, float)))) for x, y in pairs)
 
 
-every_algorithm = pytest.mark.parametrize("name", list(ALGORITHMS))
+every_method = pytest.mark.parametrize("name", list(ROWS))
 
 
 # --- The module ---
 
 
-@every_algorithm
+def test_every_method_has_a_row():
+    assert sorted(ROWS) == sorted(ALGORITHMS)
+
+
+@every_method
 def test_the_module_says_what_it_is(name):
-    module = ALGORITHMS[name]
-    assert module.__name__ == f"diffcps.algorithms.{name}"
+    module = ROWS[name].method
+    assert module is ALGORITHMS[name]
     assert module.__doc__ and "arXiv:" in module.__doc__
     assert module.CITATION.startswith("@") and module.CITATION.endswith("}")
     assert all(f"{field} = {{" in module.CITATION for field in ("title", "author", "year"))
@@ -184,23 +213,42 @@ def test_the_module_says_what_it_is(name):
     assert hasattr(module.State, "_fields")
 
 
-@every_algorithm
+@every_method
 def test_the_config_is_frozen_and_every_field_documented(name):
-    config = ALGORITHMS[name].Config()
+    config = ROWS[name].method.Config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.width = 1
-    texts = documentation(ALGORITHMS[name].Config)
+    texts = documentation(ROWS[name].method.Config)
     assert [key for key in field_names(name) if len(texts.get(key, "")) < 10] == []
 
 
-@every_algorithm
+@every_method
 def test_the_docs_page_lists_every_metric(name):
     page = PAGES / f"{name}.md"
     assert page.is_file(), f"write {page.relative_to(PAGES.parents[1])}"
     text = page.read_text()
-    keys = {key for _, _, metrics in abstract_updates(name) for key in metrics} | set(diagnosis(name, trained(name)))
-    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+    assert [key for key in ROWS[name].method.METRICS if f"`{key}`" not in text] == []
     assert "Deviations" in text
+
+
+@every_method
+def test_metrics_names_everything_that_is_reported_and_nothing_else(name):
+    metrics, known = ROWS[name].method.METRICS, field_names(name)
+    reported = {key for _, _, metrics in abstract_updates(name) for key in metrics}
+    assert reported | set(diagnosis(name, trained(name))) == set(metrics)
+    main = [key for key, metric in metrics.items() if metric.symbol]
+    assert 2 <= len(main) <= 6 and reported >= set(main)
+    assert len({metrics[key].symbol for key in main}) == len(main)
+    assert all(len(metric.title) > 5 and metric.bound in ("", *known) for metric in metrics.values())
+
+
+@every_method
+def test_what_has_a_logarithmic_axis_is_positive(name):
+    values = diagnosis(name, trained(name))
+    for stage in range(len(stages_of(make(name)))):
+        values |= update(name, trained(name), 4, stage=stage)[1]
+    logarithmic = [key for key, metric in ROWS[name].method.METRICS.items() if metric.scale == "log"]
+    assert [key for key in logarithmic if not values[key] > 0.0] == []
 
 
 # --- Shapes and compilation ---
@@ -223,7 +271,7 @@ def abstract_updates(name: str) -> list[tuple[Any, Any, dict[str, Any]]]:
     return updates
 
 
-@every_algorithm
+@every_method
 def test_update_keeps_structure_shapes_and_dtypes(name):
     state = jax.eval_shape(make(name).init, jax.eval_shape(jax.random.key, 0))
     for batch, new, metrics in abstract_updates(name):
@@ -238,7 +286,7 @@ def plain(name: str):
     """Algorithm and update with Python numbers in the config, each another than in `config_of`."""
     values = {key: float(value) for key, value in other_values(name).items()}
     algorithm = make(name, **values)
-    return algorithm, jax.jit(algorithm.update)
+    return algorithm, jax.jit(algorithm.stages[-1].update)
 
 
 def two_plain_updates(name: str) -> Any:
@@ -249,13 +297,13 @@ def two_plain_updates(name: str) -> Any:
     return state
 
 
-@every_algorithm
+@every_method
 def test_the_second_update_does_not_recompile(name):
     two_plain_updates(name)
     assert plain(name)[1]._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@every_algorithm
+@every_method
 def test_real_valued_fields_may_be_traced_and_mapped_over(name):
     grid = jax.tree.map(lambda *values: jnp.stack(values), real_values(name), other_values(name))
     states = jax.vmap(compiled(name, "init"), in_axes=(0, None))(grid, jax.random.key(0))
@@ -272,7 +320,7 @@ def test_real_valued_fields_may_be_traced_and_mapped_over(name):
 # --- Keys ---
 
 
-@every_algorithm
+@every_method
 def test_same_key_same_result_and_another_key_another(name):
     observation = dataset().observation[:5]
 
@@ -291,13 +339,13 @@ def test_same_key_same_result_and_another_key_another(name):
     first, again, other = results(5), results(5), results(6)
     for function in first:
         assert equal(first[function], again[function]), function
-        assert equal(first[function], other[function]) == ((name, function) in DRAWS_NOTHING), function
+        assert equal(first[function], other[function]) == (function in ROWS[name].draws_nothing), function
 
 
 # --- Acting ---
 
 
-@every_algorithm
+@every_method
 def test_act_takes_any_leading_axes(name):
     state, act = trained(name), compiled(name, "act")
     for axes in ((), (8,), (2, 4)):
@@ -306,11 +354,11 @@ def test_act_takes_any_leading_axes(name):
         assert action.shape == (*axes, 2) and action.dtype == np.float32
         rows = action.reshape(-1, 2)
         # Equal observations, noise of their own: some may meet in a corner of the box, shared noise would leave one.
-        if (name, "act") not in DRAWS_NOTHING:
+        if "act" not in ROWS[name].draws_nothing:
             assert len(np.unique(rows, axis=0)) > len(rows) / 2
 
 
-@every_algorithm
+@every_method
 def test_an_action_depends_on_its_own_observation(name):
     state, act = trained(name), compiled(name, "act")
     observation = dataset().observation
@@ -321,7 +369,7 @@ def test_an_action_depends_on_its_own_observation(name):
     assert np.max(moved[1::2]) < 1e-5
 
 
-@every_algorithm
+@every_method
 def test_actions_stay_in_the_box(name):
     # Weights so large that the chain would leave the box if nothing held it.
     wild = jax.tree.map(lambda leaf: 30.0 * leaf if leaf.dtype == np.float32 else leaf, trained(name))
@@ -364,7 +412,7 @@ def diagnosis(name: str, state: Any, seed: int = 0) -> dict[str, jax.Array]:
     return compiled(name, "diagnose")(real_values(name), state, dataset(), jax.random.key(seed))
 
 
-@every_algorithm
+@every_method
 def test_diagnose_reports_finite_numbers_and_selection_loss(name):
     metrics = diagnosis(name, trained(name))
     assert "selection/loss" in metrics
@@ -383,6 +431,68 @@ def test_max_q_backup_over_one_action_is_the_plain_backup(name):
     assert abs(td_error(max_q_backup=True, backup_actions=4) - without) > 1e-4 * without  # negative control
 
 
+# --- What the fields do ---
+
+
+def outcome(name: str, values: Mapping[str, jax.Array]) -> Any:
+    """A few updates of every stage, then actions and a diagnosis."""
+    state, labels = compiled(name, "init")(values, jax.random.key(0)), ()
+    for stage in range(len(stages_of(make(name)))):
+        rows = dataclasses.replace(dataset(), labels=labels)
+        state, labels = compiled(name, "begin", stage)(values, state, rows, jax.random.key(1))
+        rows = dataclasses.replace(dataset(), labels=labels)
+        for index in range(5):
+            batch = compiled(name, "batch", stage)(values, rows, jax.random.key(index))
+            run = compiled(name, "update", stage)
+            state, _ = run(values, state, batch, jax.random.key(index), jnp.asarray(index))
+    action = compiled(name, "act")(values, state, dataset().observation, jax.random.key(2))
+    return state, action, compiled(name, "diagnose")(values, state, dataset(), jax.random.key(3))
+
+
+@every_method
+def test_every_real_valued_field_counts(name):
+    values = real_values(name)
+    usual = outcome(name, values)
+    assert equal(usual, outcome(name, values))  # negative control
+    ignored = []
+    for field, value in values.items():
+        # A bound may be out of reach on one side.
+        others = (0.001 * value + 0.001, 10.0 * value + 3.0)
+        if all(equal(usual, outcome(name, values | {field: other})) for other in others):
+            ignored.append(field)
+    assert ignored == []
+
+
+@pytest.mark.parametrize("name", having("candidate_temperature"))
+def test_near_temperature_zero_the_best_candidate_is_drawn(name):
+    state, observation, key = trained(name), dataset().observation, jax.random.key(0)
+    best = jax.jit(make(name, action_choice="argmax_q").act)(state, observation, key)
+
+    def drawn(temperature: float) -> jax.Array:
+        values = real_values(name) | {"candidate_temperature": jnp.float32(temperature)}
+        return compiled(name, "act")(values, state, observation, jax.random.clone(key))
+
+    np.testing.assert_allclose(drawn(1e-6), best, rtol=0, atol=1e-5)
+    assert np.max(np.abs(drawn(1.0) - best)) > 0.01  # negative control
+
+
+@pytest.mark.parametrize("name", having("q_weight"))
+def test_the_weight_of_q_multiplies_its_term_alone(name):
+    state = trained(name)
+
+    def step(weight: float) -> tuple[Any, dict[str, jax.Array]]:
+        """Plain gradient descent, by what an update of a rate this small does to the policy."""
+        values = real_values(name) | {"q_weight": jnp.float32(weight), "max_grad_norm": jnp.float32(jnp.inf)}
+        batch = batch_of(name, 4)
+        return compiled(name, "update")(values, state, batch, jax.random.key(4), jnp.asarray(4))
+
+    norms = [float(step(weight)[1]["actor/grad_norm"]) for weight in (0.0, 1e3, 2e3)]
+    assert norms[2] / norms[1] == pytest.approx(2.0, rel=0.02)  # there the other term is a trifle
+    assert norms[0] > 0.0
+    losses = [step(weight)[1] for weight in (0.5, 2.0)]
+    assert all(float(losses[0][key]) == float(losses[1][key]) for key in ("actor/bc_loss", "actor/q_loss"))
+
+
 # --- What moves what ---
 
 
@@ -399,15 +509,15 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ALGORITHMS for part in ("vae", "critic", "actor", "multiplier")]
-PARTS = [(name, part) for name, part in PARTS if part in ALGORITHMS[name].State._fields]
+PARTS = [(name, part) for name in ROWS for part in ("vae", "critic", "actor", "multiplier")]
+PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
 def stage_that_moves(name: str, part: str) -> int:
-    return STAGE_THAT_MOVES.get((name, part), len(stages_of(make(name))) - 1)
+    return ROWS[name].moves.get(part, 0)
 
 
-@every_algorithm
+@every_method
 def test_every_part_is_known(name):
     assert {part for known, part in PARTS if known == name} == set(moving_parts(trained(name)))
 
@@ -439,13 +549,13 @@ def test_policy_and_multiplier_rest_between_their_updates(name):
         state = new
 
 
-@every_algorithm
+@every_method
 def test_metrics_have_the_same_names_at_every_update(name):
     state, algorithm = trained(name), make(name)
     names = []
     for index in range(2):  # outside of jit, where the index is a known number
         _, metrics = jax.eval_shape(
-            lambda state, batch, key, index=index: algorithm.update(state, batch, key, jnp.asarray(index)),
+            lambda state, batch, key, index=index: algorithm.stages[-1].update(state, batch, key, jnp.asarray(index)),
             state,
             batch_of(name),
             jax.eval_shape(jax.random.key, 0),
@@ -456,16 +566,13 @@ def test_metrics_have_the_same_names_at_every_update(name):
 
 # --- Target networks ---
 
-TARGETS = [(name, field) for name in ALGORITHMS for field in ALGORITHMS[name].State._fields if field[:7] == "target_"]
+TARGETS = [(name, target) for name, row in ROWS.items() for target in row.targets]
 
 
-def rate_and_updates(name: str, target: str) -> tuple[str, Sequence[int]]:
-    """The field that holds a target's rate, and those of updates 2 to 6 that move the target."""
-    if name == "td3_bc":
-        return "target_rate", (2, 4, 6)
-    if target == "target_actor" and "ema_rate" in field_names(name):
-        return "ema_rate", (4, 6)  # from `ema_start` = 3 on, every second one
-    return "target_rate", range(2, 7)
+@every_method
+def test_every_target_is_known(name):
+    targets = {part for part in ROWS[name].method.State._fields if part.startswith("target_")}
+    assert targets == set(ROWS[name].targets)
 
 
 def average(old: Any, new: Any, rate: float) -> Any:
@@ -475,7 +582,7 @@ def average(old: Any, new: Any, rate: float) -> Any:
 @pytest.mark.parametrize(("name", "target"), TARGETS)
 def test_targets_move_by_their_average_alone(name, target):
     online = target.removeprefix("target_")
-    field, moving = rate_and_updates(name, target)
+    field, moving = ROWS[name].targets[target]
     rate = getattr(config_of(name), field)
     state = trained(name, 2)
     for index in range(2, 7):
@@ -497,13 +604,33 @@ def test_targets_start_as_copies(name, target):
     assert equal(getattr(state, target), getattr(state, target.removeprefix("target_")).model)
 
 
+def nudged(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf + np.float32(0.1), tree)
+
+
+@pytest.mark.parametrize(("name", "target"), TARGETS)
+def test_what_the_critics_learn_comes_from_the_targets(name, target):
+    state = trained(name)
+
+    def errors(state) -> list[float]:
+        """The critics' error in an update before the policy moves, and in a diagnosis."""
+        return [float(update(name, state, 4)[1]["critic/loss"]), float(diagnosis(name, state)["critic/td_error"])]
+
+    usual = errors(state)
+    by_target = errors(state._replace(**{target: nudged(getattr(state, target))}))
+    assert np.all(np.abs(np.subtract(by_target, usual)) > 1e-4 * np.array(usual))
+    if target == "target_actor":  # and from no other policy
+        actor = dataclasses.replace(state.actor, model=nudged(state.actor.model))
+        assert errors(state._replace(actor=actor)) == usual
+
+
 # --- Decay ---
 
 
 @pytest.mark.parametrize("name", having("decay_updates"))
 def test_after_the_decay_nothing_moves(name):
     algorithm = make(name, decay_updates=4)
-    run = jax.jit(algorithm.update)
+    run = jax.jit(algorithm.stages[-1].update)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     for index in range(6):
         new, _ = run(state, batch_of(name, index), jax.random.key(index), jnp.asarray(index))
@@ -516,7 +643,7 @@ def test_after_the_decay_nothing_moves(name):
 # --- Checkpoints ---
 
 
-@every_algorithm
+@every_method
 def test_a_checkpoint_continues_bit_for_bit(name, tmp_path):
     state = trained(name)
     checkpoint.save(tmp_path / "state.safetensors", state, {"update": 3})
@@ -532,7 +659,8 @@ def test_a_checkpoint_continues_bit_for_bit(name, tmp_path):
         return state
 
     assert equal(continued(loaded), continued(state))
-    part = next(part for part in moving_parts(state) if stage_that_moves(name, part) == len(stages_of(make(name))) - 1)
+    last = len(stages_of(make(name))) - 1
+    part = next(part for part in moving_parts(state) if stage_that_moves(name, part) == last)
     moving = getattr(loaded, part)
     memory = jax.tree.map(np.zeros_like, moving.optimiser_state)
     forgetful = loaded._replace(**{part: dataclasses.replace(moving, optimiser_state=memory)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -32,24 +30,10 @@ from diffcps.data.download import (
 )
 from diffcps.tasks.catalogue import COLLECTED, Task, find_task
 from diffcps.types import UserError
+from tests.data.files import hopper_bytes
 
 ROWS = 400
-
-
-def hdf5_bytes(seed: int = 0, observation_size: int = 11) -> bytes:
-    """A file as D4RL's: no environment, no scores."""
-    rng = np.random.default_rng(seed)
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        file["observations"] = rng.normal(size=(ROWS, observation_size)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, size=(ROWS, 3)).astype(np.float32)
-        file["rewards"] = rng.normal(size=ROWS).astype(np.float32)
-        file["terminals"] = np.arange(ROWS) % 50 == 49
-        file["timeouts"] = np.zeros(ROWS, bool)
-    return content.getvalue()
-
-
-CONTENT = hdf5_bytes()
+CONTENT = hopper_bytes(ROWS)
 
 
 class Server(ThreadingHTTPServer):
@@ -281,7 +265,7 @@ def test_a_file_that_changes_in_between(get, server, task, deaf):
     server.faults = ["cut", *["503"] * 2]
     with pytest.raises(UserError):
         get(attempts=2)
-    server.content = hdf5_bytes(seed=1)
+    server.content = hopper_bytes(ROWS, seed=1)
     server.validator = {"ETag": '"two"'}
     server.faults = ["deaf to If-Range"] if deaf else []
     unknown = replace(task, bytes=None, sha256=None)
@@ -322,7 +306,7 @@ def test_what_comes_is_no_dataset(refused, server, task, folder):
     server.content = b"<html>Please log in to this network.</html>"
     assert "offers 43 bytes" in refused()
     assert "not a complete HDF5 file" in refused(replace(task, bytes=None, sha256=None))
-    server.content = hdf5_bytes(observation_size=17)
+    server.content = hopper_bytes(ROWS, observation_size=17)
     message = refused(replace(task, bytes=None, sha256=None))
     assert "observations of shape (400, 17)" in message and "hopper-medium-v2 have 11 and 3 numbers" in message
     assert list(folder.iterdir()) == []
@@ -409,7 +393,7 @@ def test_a_wrong_file_given_by_hand(task, tmp_path, folder):
     source = tmp_path / "other.hdf5"
     for content, words in (
         (CONTENT[:-1], "bytes, but the published file"),
-        (hdf5_bytes(seed=1), "is not that of the published file"),
+        (hopper_bytes(ROWS, seed=1), "is not that of the published file"),
     ):
         source.write_bytes(content)
         with pytest.raises(UserError, match=words):
@@ -452,7 +436,7 @@ def test_loading_by_id(task, tmp_path, monkeypatch):
     assert load_dataset(source, task="hopper-medium-v2").info == replace(info, source=str(source))
 
     data_file(task).unlink()
-    data_file(task).write_bytes(hdf5_bytes(seed=1))
+    data_file(task).write_bytes(hopper_bytes(ROWS, seed=1))
     with pytest.raises(UserError, match="not the published file of hopper-medium-v2"):
         load_dataset("hopper-medium-v2")
 

@@ -84,14 +84,13 @@ def complaints(tmp_path_factory) -> dict[str, list[str]]:
     """What pyright, with the repository's settings, says of each snippet: one start for all."""
     folder = tmp_path_factory.mktemp("snippets")
     settings = {"extends": str(ROOT / "pyproject.toml"), "include": ["."], "extraPaths": [str(ROOT / "src")]}
-    settings |= {"venvPath": str(ROOT), "venv": ".venv"}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     files = {}
     for number, (name, code) in enumerate(SNIPPETS.items()):
         files[f"snippet{number}.py"] = name
         body = "".join(f"    {line}\n" for line in code.splitlines())
         (folder / f"snippet{number}.py").write_text(HEAD + body)
-    command = [sys.executable, "-m", "pyright", "--project", str(folder), "--outputjson"]
+    command = [sys.executable, "-m", "pyright", "-p", str(folder), "--pythonpath", sys.executable, "--outputjson"]
     answer = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
     found: dict[str, list[str]] = {name: [] for name in SNIPPETS}
     for said in answer["generalDiagnostics"]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -28,9 +28,9 @@ def test_episode_returns(dataset):
 
 def test_describe(dataset):
     found = describe(dataset)
-    assert (found["transitions"], found["episodes"]) == (6, 3)
-    assert (found["observation_size"], found["action_size"]) == (2, 2)
-    assert (found["environment"], found["sha256"]) == ("Toy-v0", dataset.info.sha256)
+    assert (found.transitions, found.episodes) == (6, 3)
+    assert (found.observation_size, found.action_size) == (2, 2)
+    assert (found.environment, found.sha256) == ("Toy-v0", dataset.info.sha256)
     expected = {
         "mean": 22 / 3,
         "std": np.sqrt(14 / 9),
@@ -39,35 +39,41 @@ def test_describe(dataset):
         "median": 7,
         "q75": 8,
         "max": 9,
-        "normalised_mean": 100 * (22 / 3 - 2) / 10,
     }
-    assert found["return"] == pytest.approx(expected)
-    assert found["length"]["mean"] == 2 and found["length"]["max"] == 3
-    assert found["end"] == pytest.approx({"terminal": 1 / 3, "timeout": 2 / 3})
-    action = found["action"]
-    assert action["min"] == pytest.approx([0, -0.5])
-    assert action["max"] == pytest.approx([0.6, 1])
-    assert action["mean"] == pytest.approx([1.6 / 6, 0.25])
-    assert action["std"] == pytest.approx([np.sqrt(35) / 30, 0.75])
-    assert action["at_bound"] == [0, 0.5]
-    assert found["reward"]["mean"] == pytest.approx(22 / 6)
-    assert found["reward"]["zero"] == 0
-    assert found["warnings"] == []
-    assert json.loads(json.dumps(found)) == found
+    assert asdict(found.returns) == pytest.approx(expected)
+    assert found.normalised_mean == pytest.approx(100 * (22 / 3 - 2) / 10)
+    assert found.lengths.mean == 2 and found.lengths.max == 3
+    assert found.terminal_share == pytest.approx(1 / 3)
+    assert [action.min for action in found.actions] == pytest.approx([0, -0.5])
+    assert [action.max for action in found.actions] == pytest.approx([0.6, 1])
+    assert [action.mean for action in found.actions] == pytest.approx([1.6 / 6, 0.25])
+    assert [action.std for action in found.actions] == pytest.approx([np.sqrt(35) / 30, 0.75])
+    assert [action.at_bound for action in found.actions] == [0, 0.5]
+    assert found.rewards.mean == pytest.approx(22 / 6)
+    assert found.zero_reward_share == 0
+    assert found.warnings == ()
+
+
+def test_returns_are_those_of_the_rewards_in_the_file(rows, write_hdf5):
+    path = write_hdf5(rows)
+    assert describe(load_dataset(path, normalise_observation=True)).returns.mean == pytest.approx(22 / 3)
+    for transform in ("cql_antmaze", "iql_antmaze", "iql_locomotion", "standardise"):
+        with pytest.raises(UserError, match=rf"^{path}: its rewards were transformed \({transform}\)"):
+            describe(load_dataset(path, reward=transform))
 
 
 def test_describe_without_references(rows, write_hdf5):
     found = describe(load_dataset(write_hdf5(rows)))
-    assert found["return"]["normalised_mean"] is None
-    assert found["environment"] is None
+    assert found.normalised_mean is None
+    assert found.environment is None
 
 
 def test_describe_builtin():
     found = describe(load_dataset("builtin"))
-    assert (found["transitions"], found["episodes"]) == (139_630, 833)
-    assert found["return"]["mean"] == pytest.approx(465.84, abs=0.01)
-    assert found["return"]["normalised_mean"] == pytest.approx(14.94, abs=0.01)
-    assert found["warnings"] == []
+    assert (found.transitions, found.episodes) == (139_630, 833)
+    assert found.returns.mean == pytest.approx(465.84, abs=0.01)
+    assert found.normalised_mean == pytest.approx(14.94, abs=0.01)
+    assert found.warnings == ()
 
 
 def test_table(dataset):
@@ -87,4 +93,4 @@ def test_picture(rows, write_hdf5, tmp_path):
     width, height = (int.from_bytes(content[i : i + 4]) for i in (16, 20))
     assert (width, height) == (1650, pytest.approx(150 * (2.9 + 0.5 + 2 * 1.9 + 0.9), abs=1))  # two rows of actions
     with pytest.raises(UserError, match="the picture cannot be written"):
-        save_dataset_figure(dataset, *episode_returns(dataset), tmp_path / "absent" / "dataset.png")
+        save_dataset_figure(dataset, *episode_returns(dataset), path / "dataset.png")  # a file where a folder must be

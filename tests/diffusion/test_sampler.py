@@ -1,4 +1,4 @@
-"""Samplers against their own law, numbers worked out by hand, and a plain Python loop.
+"""The sampler against its own law, numbers worked out by hand, and a plain Python loop.
 
 Data N(m, s^2) has the exact denoiser eps*(x, t) = sqrt(1 - ab) (x - sqrt(ab) m) / (ab s^2 + 1 - ab), ab = alpha_bar_t.
 Each reverse step is then affine in x_t, so that the sampler's own mean and std follow by a recursion. They are not the
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from diffcps.diffusion import sampler
-from diffcps.diffusion.sampler import draw_noise, sample_ancestral, sample_ddim
+from diffcps.diffusion.sampler import draw_noise, sample_ancestral
 from diffcps.diffusion.schedule import Schedule, linear_betas, make_schedule, schedule_from_betas, vp_betas
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "strict_dtypes")
@@ -60,20 +60,6 @@ def ancestral_law(betas: np.ndarray, m: float, s: float, mean: float = 0.0, std:
     return mean, std
 
 
-def ddim_law(betas: np.ndarray, times: list[int], m: float, s: float, mean: float = 0.0, std: float = 1.0):
-    """Mean and std of DDIM's output over the given time steps, from those of x_T, in float64."""
-    alpha_bar = np.cumprod(1.0 - betas)
-    for t, t_next in zip(times, [*times[1:], None], strict=True):
-        ab, ab_next = alpha_bar[t], 1.0 if t_next is None else alpha_bar[t_next]
-        # eps* = slope (x - sqrt(ab) m), and x' = sqrt(ab'/ab) x + (sqrt(1 - ab') - sqrt(ab'/ab) sqrt(1 - ab)) eps*.
-        slope = np.sqrt(1.0 - ab) / (ab * s**2 + 1.0 - ab)
-        ratio = np.sqrt(ab_next / ab)
-        eps_weight = np.sqrt(1.0 - ab_next) - ratio * np.sqrt(1.0 - ab)
-        mean = ratio * mean + eps_weight * slope * (mean - np.sqrt(ab) * m)
-        std = (ratio + eps_weight * slope) * std
-    return mean, std
-
-
 # --- Statistics ---
 
 NUM_SAMPLES = 20_000
@@ -108,21 +94,6 @@ def test_ancestral_draws_from_its_own_law(betas, seed):
         assert ks_distance(sample(m, s), *law) > KS_TOLERANCE
 
 
-def test_ddim_draws_from_its_own_law():
-    betas = vp_betas(12)
-    schedule = schedule_from_betas(betas)
-    x_last = jax.random.normal(jax.random.key(2), (NUM_SAMPLES, 1))
-
-    @jax.jit
-    def sample(m, s):
-        return sample_ddim(schedule, gaussian_denoise(schedule, m, s), x_last, 12, NO_CLIP)
-
-    law = ddim_law(betas, list(range(11, -1, -1)), MEAN, STD)
-    assert ks_distance(sample(MEAN, STD), *law) < KS_TOLERANCE
-    for m, s in WRONG:
-        assert ks_distance(sample(m, s), *law) > KS_TOLERANCE
-
-
 # --- The law without sampling: an affine map is known from its value at zero and its slopes ---
 
 
@@ -134,49 +105,25 @@ def law_of_ancestral(schedule: Schedule, s: float = STD, m: float = MEAN) -> tup
     return x[0], x[1:] - x[0]
 
 
-def law_of_ddim(schedule: Schedule, num_steps: int, s: float = STD, m: float = MEAN) -> tuple[float, float]:
-    x_last = jnp.array([[0.0], [1.0]])
-    x = np.asarray(sample_ddim(schedule, gaussian_denoise(schedule, m, s), x_last, num_steps, NO_CLIP), np.float64)
-    return x[0, 0], x[1, 0] - x[0, 0]
-
-
-def test_mean_and_std_of_the_affine_samplers():
+def test_mean_and_std_of_the_affine_sampler():
     betas = vp_betas(12)
     schedule = schedule_from_betas(betas)
     mean, slopes = law_of_ancestral(schedule)
     np.testing.assert_allclose([mean, float(np.linalg.norm(slopes))], ancestral_law(betas, MEAN, STD), rtol=1e-5)
-    np.testing.assert_allclose(
-        law_of_ddim(schedule, 12), ddim_law(betas, list(range(11, -1, -1)), MEAN, STD), rtol=1e-5
-    )
-    # Four of twelve steps, evenly spaced: 11, 7.33, 3.67, 0, rounded.
-    np.testing.assert_allclose(law_of_ddim(schedule, 4), ddim_law(betas, [11, 7, 4, 0], MEAN, STD), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ancestral", "ddim"])
-def test_error_of_the_std_is_of_order_one(name, monkeypatch):
-    # x_T starts from its true marginal, so that only the discretisation is left. In float64 the recursions above give
-    # slopes of -0.90 (ancestral) and -0.98 (DDIM) between T = 100 and T = 400; the orders 1/2 and 2 are far outside.
+def test_error_of_the_std_is_of_order_one(monkeypatch):
+    # x_T starts from its true marginal, so that only the discretisation is left. In float64 the recursion above gives a
+    # slope of -0.90 between T = 100 and T = 400; the orders 1/2 and 2 are far outside.
     monkeypatch.setattr(sampler, "UNROLL", 1)  # compiles sooner
     s, errors = 0.5, []
     for num_steps in (100, 400):
         schedule = make_schedule("vp", num_steps)
         std_last = math.sqrt(schedule.alpha_bar[-1] * s**2 + 1.0 - schedule.alpha_bar[-1])
-        if name == "ancestral":
-            slopes = law_of_ancestral(schedule, s)[1]
-            std = np.linalg.norm(np.append(slopes[0] * std_last, slopes[1:]))
-        else:
-            std = law_of_ddim(schedule, num_steps, s)[1] * std_last
+        slopes = law_of_ancestral(schedule, s)[1]
+        std = np.linalg.norm(np.append(slopes[0] * std_last, slopes[1:]))
         errors.append(abs(std - s))
     assert math.log(errors[1] / errors[0]) / math.log(4.0) == pytest.approx(-1.0, abs=0.15)
-
-
-def test_ddim_of_one_point_of_data_returns_it_from_anywhere():
-    # With s = 0 the exact denoiser implies x_0 = m from every x_t.
-    schedule = make_schedule("vp", 5)
-    x_last = jnp.linspace(-2.0, 2.0, 7)[:, None]
-    for num_steps in (1, 2, 5):
-        x = sample_ddim(schedule, gaussian_denoise(schedule, 0.7, 0.0), x_last, num_steps)
-        np.testing.assert_allclose(x, jnp.full((7, 1), 0.7), rtol=2e-5)
 
 
 # --- Clipping, by hand ---
@@ -194,31 +141,15 @@ def test_ancestral_clips_x0_at_every_step_by_hand():
     np.testing.assert_allclose(free, [[(4.0 + x - 1.8125) / 0.8]], rtol=1e-5)
 
 
-def test_ddim_clips_x0_and_recomputes_eps_by_hand():
-    # x_T = 3 with eps = 0 at t = 1: x_0 = 5 becomes 1, eps becomes (3 - 0.6) / 0.8 = 3, and x = 0.8 + 0.6 * 3 = 2.6.
-    # eps = 4 at t = 0: x_0 = 2.6 / 0.8 - 0.75 * 4 = 0.25. With the eps of before the clip it would be 1 - 3 = -2.
-    def denoise(xt, t):
-        return jnp.where(t == 1, 0.0, 4.0) * jnp.ones_like(xt)
-
-    x_last = jnp.array([[3.0]])
-    np.testing.assert_allclose(sample_ddim(BY_HAND, denoise, x_last, 2), [[0.25]], rtol=1e-5)
-    # Without the clip x = 0.8 * 5, and x_0 = 4 / 0.8 - 3 = 2.
-    np.testing.assert_allclose(sample_ddim(BY_HAND, denoise, x_last, 2, clip=NO_CLIP), [[2.0]], rtol=1e-5)
-
-
 @given(st.integers(0, 2**31))
 def test_output_is_inside_the_box(seed):
     noise = 3.0 * draw_noise(jax.random.key(seed), make_schedule("vp", 5), (32, 2))
-    ancestral, ddim = sample_both(noise)
-    assert np.max(np.abs(ancestral)) == 0.5  # inside, and the bound is put to use
-    assert 0.4 < np.max(np.abs(ddim)) <= 0.5 * (1.0 + 1e-6)  # its last step is x_0 but for a rounding
+    assert np.max(np.abs(sample_toy(noise))) == 0.5  # inside, and the bound is put to use
 
 
 @jax.jit
-def sample_both(noise):
-    schedule = make_schedule("vp", 5)
-    ancestral = sample_ancestral(schedule, toy_denoise, noise, 0.5)
-    return ancestral, sample_ddim(schedule, toy_denoise, noise[0], 5, 0.5)
+def sample_toy(noise):
+    return sample_ancestral(make_schedule("vp", 5), toy_denoise, noise, 0.5)
 
 
 # --- The same chain as a plain loop ---
@@ -238,17 +169,6 @@ def ancestral_loop(schedule: Schedule, denoise, noise: np.ndarray, clip: float) 
     return np.clip(x, -clip, clip)
 
 
-def ddim_loop(schedule: Schedule, denoise, x_last: np.ndarray, times: list[int], clip: float) -> np.ndarray:
-    alpha_bar = np.cumprod(1.0 - schedule.beta.astype(np.float64))
-    x = x_last
-    for t, ab_next in zip(times, [*alpha_bar[times[1:]], 1.0], strict=True):
-        eps = np.asarray(denoise(jnp.asarray(x, jnp.float32), jnp.asarray(t)), np.float64)
-        x0 = np.clip((x - np.sqrt(1.0 - alpha_bar[t]) * eps) / np.sqrt(alpha_bar[t]), -clip, clip)
-        eps = (x - np.sqrt(alpha_bar[t]) * x0) / np.sqrt(1.0 - alpha_bar[t])
-        x = np.sqrt(ab_next) * x0 + np.sqrt(1.0 - ab_next) * eps
-    return x
-
-
 # The two differ in precision (float64 against float32) and are contracting maps here, so errors do not grow.
 assert_same_chain = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
 
@@ -262,29 +182,6 @@ def test_ancestral_equals_a_plain_loop(num_steps, unroll, monkeypatch):
     noise = draw_noise(jax.random.key(3), schedule, (8, 2))
     expected = ancestral_loop(schedule, toy_denoise, np.asarray(noise, np.float64), 0.5)
     assert_same_chain(sample_ancestral(schedule, toy_denoise, noise, 0.5), expected)
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "times", "unroll"),
-    [
-        (1, [9], 16),  # x_0 from x_T at once
-        (4, [9, 6, 3, 0], 16),
-        (10, list(range(9, -1, -1)), 16),  # every time step: DDIM with num_steps = T
-        (10, list(range(9, -1, -1)), 4),
-    ],
-)
-def test_ddim_equals_a_plain_loop(num_steps, times, unroll, monkeypatch):
-    monkeypatch.setattr(sampler, "UNROLL", unroll)
-    schedule = make_schedule("vp", 10)
-    x_last = jax.random.normal(jax.random.key(4), (8, 2))
-    expected = ddim_loop(schedule, toy_denoise, np.asarray(x_last, np.float64), times, 0.5)
-    assert_same_chain(sample_ddim(schedule, toy_denoise, x_last, num_steps, 0.5), expected)
-
-
-@pytest.mark.parametrize("num_steps", [-1, 0, 6])
-def test_ddim_refuses_a_number_of_steps_outside_the_schedule(num_steps):
-    with pytest.raises(ValueError, match=f"num_steps is {num_steps}: DDIM needs between 1 and the schedule's 5 steps"):
-        sample_ddim(make_schedule("vp", 5), toy_denoise, jnp.zeros((2, 1)), num_steps)
 
 
 # --- Noise and batches ---
@@ -305,15 +202,11 @@ def test_batch_is_the_vmap_of_single_and_jit_is_eager():
     schedule = make_schedule("vp", 5)
     noise = draw_noise(jax.random.key(7), schedule, (3, 4, 2))
 
-    def ancestral(noise):
+    def sample(noise):
         return sample_ancestral(schedule, toy_denoise, noise)
 
-    def ddim(noise):
-        return sample_ddim(schedule, toy_denoise, noise[0], 3)
-
-    for sample in (ancestral, ddim):
-        batch = sample(noise)
-        assert batch.shape == (3, 4, 2)
-        single = jax.vmap(jax.vmap(sample, in_axes=1), in_axes=1)(noise)
-        np.testing.assert_allclose(batch, single, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(batch, jax.jit(sample)(noise), rtol=0, atol=1e-5)
+    batch = sample(noise)
+    assert batch.shape == (3, 4, 2)
+    single = jax.vmap(jax.vmap(sample, in_axes=1), in_axes=1)(noise)
+    np.testing.assert_allclose(batch, single, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(batch, jax.jit(sample)(noise), rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from diffcps.data.readers.trifinger import TORQUE, observation_box
 from diffcps.envs.make import environment_spec, make_environment
 from diffcps.evaluation.rollout import roll_out
-from diffcps.types import UserError
+from diffcps.types import EnvAction, UserError
 
 TASKS = {"push": "diffcps/TriFingerPush-v0", "lift": "diffcps/TriFingerLift-v0"}
 CUBE, GOAL = slice(42, 45), slice(45, 48)
@@ -77,6 +77,6 @@ def test_episode_has_all_its_steps_and_says_whether_it_succeeded(monkeypatch):
     """The package counts a step of its own, made while it resets: the episode would be one step short."""
     package = pytest.importorskip("trifinger_rl_datasets")
     monkeypatch.setitem(package.task_params["push"]["trifinger_kwargs"], "episode_length", 5)
-    episodes = roll_out(lambda observation, step: np.zeros((1, 2, 9)), TASKS["push"], 1, 2)
+    episodes = roll_out(lambda observation, step: EnvAction(np.zeros((1, 2, 9))), TASKS["push"], 1, 2)
     assert episodes.lengths.tolist() == [[5, 5]]
     assert episodes.successes is not None and set(episodes.successes.ravel()) <= {0.0, 1.0}

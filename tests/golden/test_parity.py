@@ -20,6 +20,7 @@ from diffcps.algorithms import diffcps
 from diffcps.diffusion.sampler import sample_ancestral
 from diffcps.diffusion.schedule import make_schedule
 from diffcps.optim import Trained
+from diffcps.policies.diffusion import Draws
 from diffcps.rl.bellman import clipped_double_q_target, td_loss
 from diffcps.rl.improvement import normalised_q_loss
 from diffcps.types import Metrics, Spec, Transition
@@ -62,10 +63,10 @@ def state_from_golden(arrays) -> diffcps.State:
     )
 
 
-def update_with(state, batch: Transition, draws: diffcps.Draws, index, ema_rate=CONFIG.ema_rate):
+def update_with(state, batch: Transition, draws: Draws, index, ema_rate=CONFIG.ema_rate):
     """One update with the given numbers in place of drawn ones."""
     algorithm = diffcps.make(dataclasses.replace(CONFIG, ema_rate=ema_rate), SPEC, draw=lambda *_: draws)
-    return algorithm.update(state, batch, jax.random.key(0), index)
+    return algorithm.stages[0].update(state, batch, jax.random.key(0), index)
 
 
 def distance(ours, theirs) -> float:
@@ -99,7 +100,7 @@ def batch_of(reference) -> Transition:
 @cache
 def one_update(coin: bool) -> tuple[diffcps.State, Metrics]:
     reference = load_golden("diffcps_reference")
-    draws = diffcps.Draws(
+    draws = Draws(
         next_noise=chain(reference, "sample_next"),
         t=jnp.asarray(reference["denoise/t_zero_based"], jnp.int32),
         eps=jnp.asarray(reference["denoise/noise"]),
@@ -186,7 +187,7 @@ def test_the_target_policy_waits(reference):
 # --- Forty updates ---
 
 
-def recorded_steps(arrays) -> tuple[Transition, diffcps.Draws]:
+def recorded_steps(arrays) -> tuple[Transition, Draws]:
     """Everything that entered the forty updates, along the first axis."""
 
     def step(name: str) -> jax.Array:
@@ -199,7 +200,7 @@ def recorded_steps(arrays) -> tuple[Transition, diffcps.Draws]:
         next_observation=step("next_observation"),
         terminal=1.0 - step("not_done")[..., 0],
     )
-    draws = diffcps.Draws(
+    draws = Draws(
         next_noise=jnp.concatenate([step("xT_next")[:, None], step("z_next")[:, :-1]], axis=1),
         t=step("t").astype(jnp.int32),
         eps=step("noise"),
@@ -210,7 +211,7 @@ def recorded_steps(arrays) -> tuple[Transition, diffcps.Draws]:
 
 
 @jax.jit
-def forty_updates(state, batch: Transition, draws: diffcps.Draws, ema_rate):
+def forty_updates(state, batch: Transition, draws: Draws, ema_rate):
     def body(state, inputs):
         batch, draws, index = inputs
         return update_with(state, batch, draws, index, ema_rate)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import bc, td3_bc
+from diffcps.algorithms import td3_bc
 from diffcps.networks.gaussian import Deterministic, Gaussian
-from diffcps.types import Spec, Transition
-from tests.learning.test_learning import STATES, Training, bandit, dataset_of
+from diffcps.policies.gaussian import negative_log_likelihood, squared_error
+from diffcps.types import NetObservation, Spec, Transition
+from tests.problems import STATES, Training, bandit, dataset_of
 
 # --- Equations by hand ---
 
@@ -26,15 +27,15 @@ def zeros(policy):
 ROWS = Transition(jnp.ones((2, 3)), jnp.array([[1.0, 0.5], [0.0, -1.0]]), jnp.zeros(2), jnp.ones((2, 3)), jnp.zeros(2))
 
 
-def test_squared_error_loss_by_hand():
+def test_squared_error_by_hand():
     policy = zeros(Deterministic(Spec(3, 2), (4,), jax.random.key(0)))
-    assert float(bc.squared_error_loss(policy, ROWS)) == (1.0 + 0.25 + 0.0 + 1.0) / 4
+    assert float(squared_error(policy, ROWS)) == (1.0 + 0.25 + 0.0 + 1.0) / 4
 
 
-def test_likelihood_loss_by_hand():
+def test_negative_log_likelihood_by_hand():
     policy = zeros(Gaussian(Spec(3, 2), (4,), jax.random.key(0)))
     by_hand = 0.5 * (1.25 + 1.0) / 2 + math.log(2.0 * math.pi)  # summed over dimensions, mean over rows
-    np.testing.assert_allclose(bc.likelihood_loss(policy, ROWS), by_hand, rtol=1e-6)
+    np.testing.assert_allclose(negative_log_likelihood(policy, ROWS), by_hand, rtol=1e-6)
 
 
 def test_smoothed_action_by_hand():
@@ -70,7 +71,7 @@ GRID = np.stack(np.meshgrid(np.linspace(-0.9, 0.9, 7), np.linspace(-0.9, 0.9, 7)
 
 
 def error_of_the_mean(training: Training) -> float:
-    action = training.program.act(training.state, GRID[None].astype(np.float32), training.updates, 0)[0]
+    action = training.program.act(training.state, NetObservation(GRID[None].astype(np.float32)), training.updates, 0)[0]
     return float(np.max(np.abs(action - (GRID @ WEIGHT + BIAS))))
 
 
@@ -130,7 +131,7 @@ def test_the_policy_is_the_compromise_that_the_loss_asks_for():
     training = Training("td3_bc", quadratic_bandit(), swept, width=32, batch_size=128, decay_updates=updates)
     training.advance(updates)
     observation = np.broadcast_to(np.array(STATES, np.float32)[:, None], (2, 2, 1))
-    action = training.program.act(training.state, observation, updates, 0)[..., 0]
+    action = training.program.act(training.state, NetObservation(observation), updates, 0)[..., 0]
     expected = np.array([best_compromise(weight) for weight in Q_WEIGHTS])
     np.testing.assert_allclose(action, expected[:, None] * np.array(STATES), atol=0.05)
     # Negative controls: the two weights ask for other actions, and so would alpha in the place of alpha / E|Q|.
@@ -187,7 +188,7 @@ def test_policy_and_all_targets_move_in_every_second_update_only():
     algorithm = td3_bc.make(td3_bc.Config(width=8, depth=1, batch_size=4), Spec(1, 1))
     data = quadratic_bandit()
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    run, draw = jax.jit(algorithm.update), jax.jit(algorithm.batch)
+    run, draw = jax.jit(algorithm.stages[0].update), jax.jit(algorithm.stages[0].batch)
     for index in range(4):
         key_batch, key_update = jax.random.split(jax.random.key(index))
         new, _ = run(state, draw(data, key_batch), key_update, jnp.asarray(index))

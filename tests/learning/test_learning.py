@@ -2,103 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping, Sequence
 from functools import cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.training.members import Member, Program
-from diffcps.types import Dataset, DatasetInfo
-
-# Rates that reach an answer within a few thousand updates.
-FAST = {
-    "batch_size": 64,
-    "depth": 2,
-    "time_size": 8,
-    "learning_rate": 1e-3,
-    "actor_learning_rate": 1e-3,
-    "critic_learning_rate": 1e-3,
-    "target_rate": 0.05,
-    "ema_rate": 0.05,
-    "ema_start": 0,
-}
-
-
-def dataset_of(observation, action, reward, next_observation, terminal, timeout=None) -> Dataset:
-    return Dataset(
-        observation=jnp.asarray(observation, jnp.float32),
-        action=jnp.asarray(action, jnp.float32),
-        reward=jnp.asarray(reward, jnp.float32),
-        next_observation=jnp.asarray(next_observation, jnp.float32),
-        terminal=jnp.asarray(terminal, bool),
-        timeout=jnp.zeros(len(terminal), bool) if timeout is None else jnp.asarray(timeout, bool),
-        info=DatasetInfo(source="a problem with a known answer", sha256=""),
-    )
-
-
-class Training:
-    """One algorithm on one dataset; a member for each row of `swept`, all of one seed."""
-
-    def __init__(self, name: str, dataset: Dataset, swept: Sequence[Mapping[str, float]] = ({},), **config):
-        module = ALGORITHMS[name]
-        known = {field.name for field in dataclasses.fields(module.Config)}
-        base = module.Config(**{key: value for key, value in (FAST | config).items() if key in known})
-        members = [Member(index, 0, dict(values)) for index, values in enumerate(swept)]
-
-        def make(values):
-            return module.make(dataclasses.replace(base, **values), dataset.spec)
-
-        self.dataset = dataset
-        self.updates = 0
-        self.program = Program(make, members, dataset)
-        self.state = self.program.init()
-
-    def advance(self, updates: int) -> dict[str, np.ndarray]:
-        """Goes on for so many updates; returns the metrics, per member."""
-        alive = jnp.ones(len(jax.tree.leaves(self.state)[0]), bool)
-        last = self.updates + updates
-        self.state, alive, metrics = self.program.advance(self.state, alive, self.updates, last)
-        self.updates = last
-        assert np.all(alive), "diverged"
-        return {name: np.asarray(value) for name, value in metrics.items()}
-
-    def act(self, observation: Sequence[float], num_actions: int) -> np.ndarray:
-        """Actions of the first and only member in one observation."""
-        rows = np.tile(np.asarray(observation, np.float32), (1, num_actions, 1))
-        return self.program.act(self.state, rows, self.updates, 0)[0]
-
-    def q(self, observation, action) -> np.ndarray:
-        """Both Q of the first and only member, before the mean or minimum of anything."""
-        critic = jax.tree.map(lambda leaf: leaf[0], self.state.critic.model)
-        return np.asarray(critic(jnp.asarray(observation, jnp.float32), jnp.asarray(action, jnp.float32)))
-
-    def diagnose(self) -> dict[str, np.ndarray]:
-        return self.program.diagnose(self.state, np.arange(self.dataset.size))
-
-
-# --- Two modes: one action dimension, states -1 and +1, actions around -0.8 and +0.8 in equal parts in both ---
-
-STATES, MODES, SPREAD = (-1.0, 1.0), (-0.8, 0.8), 0.05
-NUM_ACTIONS = 2000
-# The share of 2,000 independent actions is within sqrt(log(2 / 1e-4) / (2 n)) = 0.05 of its expectation, or a case of
-# probability 1e-4 has happened (Hoeffding). Twice as much is left to the training: a small network knows no symmetry.
-SHARE_TOLERANCE = 3 * math.sqrt(math.log(2 / 1e-4) / (2 * NUM_ACTIONS))
-
-
-def bandit(reward: str) -> Dataset:
-    """One step to the end. `flat`: every action earns 1. `matching`: the mode with the sign of the state earns 1."""
-    rng = np.random.default_rng(0)
-    state, mode = (array.ravel() for array in np.meshgrid(np.repeat(STATES, 128), MODES))
-    action = np.clip(mode + SPREAD * rng.normal(size=state.size), -1, 1)
-    earned = np.ones_like(state) if reward == "flat" else np.where(state * mode > 0, 1.0, 0.0)
-    observation = state[:, None]
-    return dataset_of(observation, action[:, None], earned, observation, np.ones(state.size))
+from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, STATES, Training, bandit, dataset_of, near_a_mode
 
 
 @cache
@@ -123,11 +33,6 @@ def trained_bandit(name: str, reward: str, num_steps: int, updates: int, action_
 # actions are near a mode at T = 5, 0.976 at T = 10, 0.996 at T = 15 (worked out apart, with 200,000 actions).
 MANY_STEPS = 15
 UPDATES = {"diffusion_bc": 5000, "diffcps": 2500}
-
-
-def near_a_mode(action: np.ndarray) -> float:
-    """Share of actions within 0.3 of either mode, which is six standard deviations of the data."""
-    return float(np.mean(np.abs(np.abs(action) - 0.8) < 0.3))
 
 
 @pytest.mark.parametrize("name", ["diffusion_bc", "diffcps"])

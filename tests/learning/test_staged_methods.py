@@ -15,16 +15,10 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import awr, sfbc
-from diffcps.types import Dataset, Spec
-from tests.learning.test_learning import (
-    MANY_STEPS,
-    NUM_ACTIONS,
-    SHARE_TOLERANCE,
-    SPREAD,
-    Training,
-    dataset_of,
-    near_a_mode,
-)
+from diffcps.rl.replay import Labelled
+from diffcps.types import Dataset, NetObservation, Spec
+from tests.learning.test_learning import MANY_STEPS
+from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Training, dataset_of, near_a_mode
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -68,7 +62,7 @@ def reported(stage: int, mean: float, value: float) -> dict[str, float]:
         state,
         (constant(state.actor.model.network, mean), constant(state.critic.model, value)),
     )
-    rows = awr.Rows(jnp.ones((2, 1)), jnp.array([[1.0, 0.0], [0.5, -0.5]]), jnp.array([0.5, 8.0]))
+    rows = Labelled(jnp.ones((2, 1)), jnp.array([[1.0, 0.0], [0.5, -0.5]]), jnp.array([0.5, 8.0]))
     _, metrics = jax.jit(algorithm.stages[stage].update)(state, rows, jax.random.key(1), jnp.asarray(0))
     return {name: float(metric) for name, metric in metrics.items()}
 
@@ -153,7 +147,9 @@ def labels(stage: int) -> dict[str, np.ndarray]:
 def learned_means() -> dict[str, np.ndarray]:
     """Per member: what it does in s0 and in s1."""
     rows = np.broadcast_to(np.eye(4, dtype=np.float32)[:2], (len(MEMBERS), 2, 4))
-    return dict(zip(MEMBERS, chain().program.act(chain().state, rows, chain().updates, 0)[..., 0], strict=True))
+    return dict(
+        zip(MEMBERS, chain().program.act(chain().state, NetObservation(rows), chain().updates, 0)[..., 0], strict=True)
+    )
 
 
 def exact_returns(trace: float) -> np.ndarray:

@@ -15,10 +15,8 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.types import Dataset
-from tests.learning.test_learning import Training, dataset_of
+from tests.problems import MODES, NUM_ACTIONS, SPREAD, STATES, Training, dataset_of
 
-STATES, MODES, SPREAD = (-1.0, 1.0), (-0.8, 0.8), 0.05
-NUM_ACTIONS = 2000
 SMALL: dict[str, Any] = {"width": 32, "second_width": 32, "vae_width": 64, "warm_up_updates": 100}
 
 # Two members of one training each.

@@ -117,6 +117,12 @@ def test_a_pair_is_both_networks_in_the_order_asked_for(first):
     np.testing.assert_allclose(other, expected[1 - j], rtol=0, atol=1e-6)
 
 
+def test_the_first_network_alone():
+    batch = make_batch(6, (6,))
+    first = eqx.filter_jit(lambda critic, *batch: critic.first(*batch))(CRITIC, *batch)
+    np.testing.assert_allclose(first, evaluate(CRITIC, *batch)[0], rtol=0, atol=1e-6)
+
+
 def test_leading_axes():
     observation, action = make_batch(3, (2, 3))
     q = np.asarray(evaluate(CRITIC, observation, action))

@@ -26,14 +26,23 @@ SPEC = Spec(observation_size=4, action_size=2)
 DENOISER = eqx.filter_jit(Denoiser)(SPEC, 8, 2, 6, jax.random.key(0))
 
 
-@eqx.filter_jit  # operations one by one would each be compiled, in seconds
-def evaluate(denoiser: Denoiser, xt: jax.Array, t: jax.Array, observation: jax.Array) -> jax.Array:
-    return denoiser(xt, t, observation)
+def plain(denoiser: Denoiser, xt: jax.Array, t: jax.Array, observation: jax.Array) -> jax.Array:
+    """eps_theta(x_t, s, t) as the papers write it: one product of [x_t, time, s] for each step."""
+    time = denoiser.time(sinusoidal_embedding(t, denoiser.time_size))
+    time = jnp.broadcast_to(time, (*xt.shape[:-1], denoiser.time_size))
+    return denoiser.body(jnp.concatenate([xt, time, observation], axis=-1))
+
+
+def given_observation(denoiser: Denoiser, xt: jax.Array, t: jax.Array, observation: jax.Array) -> jax.Array:
+    return denoiser.given(observation, 5)(xt, t)
+
+
+evaluate = eqx.filter_jit(given_observation)  # operations one by one would each be compiled, in seconds
 
 
 @eqx.filter_jit
 def evaluate_mapped(denoiser: Denoiser, xt: jax.Array, t: jax.Array, observation: jax.Array) -> jax.Array:
-    return jax.vmap(denoiser)(xt, t, observation)
+    return jax.vmap(given_observation, in_axes=(None, 0, 0, 0))(denoiser, xt, t, observation)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -83,7 +92,7 @@ def test_sizes_of_the_layers():
 @given(st.integers(0, 2**31), st.permutations(range(6)))
 def test_batch_is_the_vmap_of_single_in_any_order(seed, order):
     batch = make_batch(seed, (6,))
-    eps = DENOISER(*batch)
+    eps = given_observation(DENOISER, *batch)
     np.testing.assert_allclose(eps, evaluate(DENOISER, *batch), rtol=0, atol=1e-6)
     np.testing.assert_allclose(eps, evaluate_mapped(DENOISER, *batch), rtol=0, atol=1e-6)
     order = np.array(order)
@@ -109,20 +118,14 @@ def test_given_an_observation_equals_the_plain_form(depth, shared_t):
     xt, t, observation = make_batch(4, (6,))
     t = jnp.asarray(3) if shared_t else t
 
-    def plain(denoiser, xt):
-        return denoiser(xt, t, observation)
-
-    def given(denoiser, xt):
-        return denoiser.given(observation, 5)(xt, t)
-
     @eqx.filter_jit
     def value_and_gradients(function, denoiser, xt):
         # Weighting every output differently shows an exchange that a plain sum would hide.
         weight = jnp.arange(1.0, 13.0).reshape(6, 2)
-        gradients = jax.grad(lambda both: jnp.sum(weight * function(*both)))((denoiser, xt))
-        return jax.tree.leaves((function(denoiser, xt), gradients))
+        gradients = jax.grad(lambda both: jnp.sum(weight * function(*both, t, observation)))((denoiser, xt))
+        return jax.tree.leaves((function(denoiser, xt, t, observation), gradients))
 
-    leaves = value_and_gradients(given, denoiser, xt), value_and_gradients(plain, denoiser, xt)
+    leaves = value_and_gradients(given_observation, denoiser, xt), value_and_gradients(plain, denoiser, xt)
     for fast, slow in zip(*leaves, strict=True):
         # Another order of summation: a few roundings (2^-24) of sums whose size is that of the largest entry.
         np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-5 * (1.0 + float(np.max(np.abs(slow)))))
@@ -137,7 +140,7 @@ def test_given_an_observation_for_many_candidates():
 
     eps = np.asarray(candidates(xt, observation[:1]))
     for k in range(4):
-        expected = evaluate(DENOISER, xt[k], jnp.asarray(2), observation[0])
+        expected = plain(DENOISER, xt[k], jnp.asarray(2), observation[0])
         np.testing.assert_allclose(eps[k], expected, rtol=0, atol=1e-5)
 
 
@@ -176,7 +179,7 @@ def test_golden_chain(golden, weights, observation, draws, action):
 
     @jax.jit
     def sample(noise):
-        return sample_ancestral(make_schedule("vp", 5), lambda xt, t: denoiser(xt, t, condition), noise)
+        return sample_ancestral(make_schedule("vp", 5), denoiser.given(condition, 5), noise)
 
     np.testing.assert_allclose(sample(noise), reference[action], rtol=0, atol=1e-5)
     if draws == "sample_next":

@@ -9,7 +9,7 @@ import pytest
 
 from diffcps.networks import squashed, vae
 from diffcps.networks.squashed import SquashedGaussian
-from diffcps.networks.vae import VAE
+from diffcps.networks.vae import VAE, draw_latent
 from diffcps.types import Spec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -79,11 +79,11 @@ def test_decoding_is_the_tanh_of_what_comes_before_it():
 
 def test_latents_are_clipped_normals():
     n = 10_000
-    latent = np.asarray(make_vae().draw_latent(jax.random.key(1), (n,), 0.5))
+    latent = np.asarray(draw_latent(jax.random.key(1), (n,), 2, 0.5))
     assert latent.shape == (n, 4) and np.max(np.abs(latent)) == 0.5
     # P(|z| < 0.5) = 0.3829; within sqrt(log(2 / 1e-4) / (2 m)) of it but for a case of probability 1e-4 (Hoeffding).
     assert abs(np.mean(np.abs(latent) < 0.5) - 0.3829) < np.sqrt(np.log(2 / 1e-4) / (2 * 4 * n))
-    wide = np.asarray(make_vae().draw_latent(jax.random.key(1), (n,), 10.0))
+    wide = np.asarray(draw_latent(jax.random.key(1), (n,), 2, 10.0))
     np.testing.assert_array_equal(latent, np.clip(wide, -0.5, 0.5))
 
 

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcps.rl.bellman import clipped_double_q_target, max_over_candidates, td_loss
+from diffcps.rl.bellman import (
+    clipped_double_q_target,
+    critic_loss,
+    max_over_candidates,
+    soft_clipped_target,
+    td_loss,
+    td_target,
+)
+from diffcps.types import Transition
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -61,6 +69,27 @@ def test_target_of_a_batch_is_that_of_its_rows(rows):
     np.testing.assert_array_equal(target, single)
 
 
+def test_td_target_by_hand():
+    np.testing.assert_array_equal(td_target(REWARD, TERMINAL, jnp.array([2.0, 5.0, 4.0]), 0.5), [2.0, 2.0, 1.0])
+
+
+def test_soft_clipped_target_by_hand():
+    q_next = jnp.array([[[1.0, 5.0, 2.0], [0.0, -1.0, -2.0]], [[6.0, 0.0, 3.0], [-4.0, -3.0, -5.0]]])
+    reward, terminal = jnp.array([1.0, 2.0]), jnp.array([0.0, 0.0])
+    # 3/4 of the smaller and 1/4 of the larger Q: 2.25, 1.25, 2.25 and -3, -2.5, -4.25; the largest of each.
+    target = soft_clipped_target(reward, terminal, q_next, 0.75, 0.5)
+    np.testing.assert_array_equal(target, [1.0 + 0.5 * 2.25, 2.0 - 0.5 * 2.5])
+    # At either end it is the smaller or the larger Q alone, the largest over candidates.
+    np.testing.assert_array_equal(soft_clipped_target(reward, terminal, q_next, 1.0, 1.0), [1.0 + 2.0, 2.0 - 3.0])
+    np.testing.assert_array_equal(soft_clipped_target(reward, terminal, q_next, 0.0, 1.0), [1.0 + 6.0, 2.0 + 0.0])
+    np.testing.assert_array_equal(soft_clipped_target(reward, jnp.ones(2), q_next, 0.75, 0.5), reward)
+
+
+def test_no_gradient_flows_through_the_soft_clipped_target():
+    gradient = jax.grad(lambda q: soft_clipped_target(REWARD, TERMINAL, q, 0.75, 0.5).sum())(Q_NEXT[..., None])
+    np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+
+
 # --- Loss ---
 
 
@@ -88,3 +117,11 @@ def test_the_critic_follows_the_target_and_not_the_other_way_round():
     # Q = 2 w, y = 1 + 1.5 w. With y held fixed each of two networks adds 2 (Q - y) 2; through the target it would add
     # 2 (Q - y) (2 - 1.5).
     assert float(jax.grad(loss)(4.0)) == 2 * 2 * (8.0 - 7.0) * 2
+
+
+def test_critic_loss_is_that_of_q_on_the_logged_actions():
+    batch = Transition(jnp.ones((2, 1)), jnp.array([[1.0], [3.0]]), jnp.zeros(2), jnp.zeros((2, 1)), jnp.zeros(2))
+    target = jnp.array([1.0, 0.0])
+    loss, q = critic_loss(lambda observation, action: jnp.stack([action[:, 0], 2.0 * observation[:, 0]]), batch, target)
+    np.testing.assert_array_equal(q, [[1.0, 3.0], [2.0, 2.0]])
+    assert float(loss) == float(td_loss(q, target)) == 4.5 + 2.5

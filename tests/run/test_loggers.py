@@ -28,7 +28,8 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
-    tell(TensorBoard(tmp_path))
+    with TensorBoard(tmp_path) as display:
+        tell(display)
 
     def scalars(folder) -> dict[str, tuple[int, float]]:
         """The events of a member: records of length, its checksum, content, its checksum."""
@@ -54,12 +55,11 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
 
 
 def test_wandb_offline_writes_a_run(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    display = WandB("a-project", tmp_path)
-    tell(display)
-    wandb.finish()
+    with WandB("a-project", tmp_path) as display:
+        tell(display)
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     (file,) = run.glob("*.wandb")
     content = file.read_bytes()
@@ -72,9 +72,13 @@ class Fake:
 
     def __init__(self):
         self.logged: list[tuple[dict[str, float], int]] = []
+        self.finished = False
 
     def log(self, data: dict[str, float], step: int) -> None:
         self.logged.append((data, step))
+
+    def finish(self) -> None:
+        self.finished = True
 
 
 def test_names_of_weights_and_biases(tmp_path, monkeypatch):
@@ -83,7 +87,9 @@ def test_names_of_weights_and_biases(tmp_path, monkeypatch):
 
     fake = Fake()
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: fake))
-    tell(WandB("a-project", tmp_path))
+    with WandB("a-project", tmp_path) as display:
+        tell(display)
+    assert fake.finished
     (metrics, at), (scores, then) = fake.logged
     assert (at, then) == (50, 100)
     assert metrics["seed 3, kappa 0.5/critic/loss"] == 1.5 and "seed 0, kappa 0.01/actor/bc_loss" not in metrics

@@ -46,7 +46,7 @@ def test_four_scores_raw_and_normalised() -> None:
 
 def test_the_data_stand_in_the_title() -> None:
     lines = printed(dataclasses.replace(summary(member(0, 7, 2000.0)), data_return=466.0))
-    assert lines[0] == "diffcps on Hopper-v5, 6,000 updates; mean return of the data: 466 (11.7)"
+    assert "; mean return of the data: 466 (11.7)" in " ".join(lines)
 
 
 def test_mean_and_std_over_seeds() -> None:

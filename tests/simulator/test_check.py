@@ -10,7 +10,8 @@ import pytest
 
 from diffcps.envs.make import make_environment
 from diffcps.simulator.check import check_simulator
-from diffcps.simulator.simulator import probe
+from diffcps.simulator.probe import probe
+from diffcps.simulator.report import Findings, Report
 from diffcps.types import UserError
 
 ROWS = 1500
@@ -86,22 +87,28 @@ def checked(tmp_path):
     return run
 
 
+def findings(report: Report) -> Findings:
+    assert report.findings is not None, report.verdict
+    return report.findings
+
+
 def test_clean_data_fit(hopper, checked):
-    summary, arrays = checked(hopper)
-    assert summary["fits"] is True
-    assert summary["faults"] == []
-    assert summary["step"]["agree"] >= 0.99 and summary["reward"]["agree"] >= 0.99
-    assert summary["terminal"]["confirmed"] == summary["terminal"]["stored"] > 10
-    assert summary["verdict"].startswith("The data fit Hopper-v5")
-    assert arrays["error"].shape == (summary["judged"], 11)
+    report = checked(hopper)
+    assert report.fits is True
+    assert report.faults == []
+    assert findings(report).step.agree >= 0.99 and findings(report).reward.agree >= 0.99
+    assert findings(report).terminal.confirmed == findings(report).terminal.stored > 10
+    assert report.verdict.startswith("The data fit Hopper-v5")
+    assert findings(report).comparison.error.shape == (report.sample.judged, 11)
 
 
 def test_other_contacts_are_told_from_other_dynamics(checked):
-    summary, arrays = checked(rolled("Hopper-v5", friction=0.3))
-    assert summary["fits"] is False
-    assert arrays["contact"].any() and not arrays["contact"].all()
-    assert arrays["agree"][~arrays["contact"]].all()
-    assert "steps in which nothing touches come within a thousandth" in summary["verdict"]
+    report = checked(rolled("Hopper-v5", friction=0.3))
+    found = findings(report).comparison
+    assert report.fits is False
+    assert found.contact.any() and not found.contact.all()
+    assert found.agree[~found.contact].all()
+    assert "steps in which nothing touches come within a thousandth" in report.verdict
 
 
 def shifted(data):
@@ -150,16 +157,16 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults_are_named(hopper, checked, name):
     fault, words = FAULTS[name]
-    summary, _ = checked(hopper | fault(hopper))
-    assert summary["fits"] is False
-    assert [found for found in summary["faults"] if found.startswith(words)], summary["faults"]
-    assert len(summary["faults"]) == 1, summary["faults"]
-    assert words in summary["verdict"]
+    report = checked(hopper | fault(hopper))
+    assert report.fits is False
+    assert [found for found in report.faults if found.startswith(words)], report.faults
+    assert len(report.faults) == 1, report.faults
+    assert words in report.verdict
 
 
 def test_two_faults_are_named_one_after_the_other(hopper, checked):
-    summary, _ = checked(hopper | {"actions": hopper["actions"][:, [1, 0, 2]], "rewards": 2 * hopper["rewards"]})
-    assert [found.split(":")[0].split(",")[0] for found in summary["faults"]] == [
+    report = checked(hopper | {"actions": hopper["actions"][:, [1, 0, 2]], "rewards": 2 * hopper["rewards"]})
+    assert [found.split(":")[0].split(",")[0] for found in report.faults] == [
         "actions are swapped",
         "rewards are multiplied by 2",
     ]
@@ -169,21 +176,21 @@ def test_noise_is_no_known_fault(hopper, checked):
     rng = np.random.default_rng(0)
     names = ("observations", "next_observations")
     noisy = {name: hopper[name] + rng.normal(0, 0.05, hopper[name].shape).astype(np.float32) for name in names}
-    summary, _ = checked(hopper | noisy)
-    assert summary["fits"] is False and summary["step"]["agree"] < 0.01
-    assert "No fault that is known here explains it" in summary["verdict"]
+    report = checked(hopper | noisy)
+    assert report.fits is False and findings(report).step.agree < 0.01
+    assert "No fault that is known here explains it" in report.verdict
 
 
 def test_versions_are_told_apart(hopper, walker, checked):
-    summary, _ = checked(walker, "Walker2d-v5")
-    assert summary["fits"] is True
-    summary, _ = checked(walker, "Walker2d-v4")  # its right foot has half the friction
-    assert summary["fits"] is False
-    assert summary["faults"][0] == "the data are from another version of the environment, Walker2d-v5"
-    summary, _ = checked(hopper, "Hopper-v4")  # the same physics, but it pays for the terminal step
-    assert summary["fits"] is False and summary["step"]["agree"] >= 0.99
-    assert "terminal rows differ from the simulator's by -1" in summary["faults"][0]
-    assert "All of it fits Hopper-v5" in summary["verdict"]
+    report = checked(walker, "Walker2d-v5")
+    assert report.fits is True
+    report = checked(walker, "Walker2d-v4")  # its right foot has half the friction
+    assert report.fits is False
+    assert report.faults[0] == "the data are from another version of the environment, Walker2d-v5"
+    report = checked(hopper, "Hopper-v4")  # the same physics, but it pays for the terminal step
+    assert report.fits is False and findings(report).step.agree >= 0.99
+    assert "terminal rows differ from the simulator's by -1" in report.faults[0]
+    assert "All of it fits Hopper-v5" in report.verdict
 
 
 def test_another_frame_skip_is_named(checked, monkeypatch):
@@ -194,46 +201,46 @@ def test_another_frame_skip_is_named(checked, monkeypatch):
     monkeypatch.setitem(globals(), "make_environment", lambda _: made)
     data = rolled("HalfCheetah-v5", rows=400)
     monkeypatch.undo()
-    summary, _ = checked(data, "HalfCheetah-v5")
-    assert summary["faults"][0] == "the data were recorded with a frame skip of 3, and the environment has 5"
+    report = checked(data, "HalfCheetah-v5")
+    assert report.faults[0] == "the data were recorded with a frame skip of 3, and the environment has 5"
 
 
 def test_time_limits_as_terminals_are_found(checked):
     data = rolled("HalfCheetah-v5", rows=2000, limit=1000)
-    summary, _ = checked(data | {"terminals": data["timeouts"], "timeouts": data["terminals"]}, "HalfCheetah-v5")
-    assert "2 of 2 terminals looked at stand at the time limit of 1000 steps" in summary["faults"][0]
+    report = checked(data | {"terminals": data["timeouts"], "timeouts": data["terminals"]}, "HalfCheetah-v5")
+    assert "2 of 2 terminals looked at stand at the time limit of 1000 steps" in report.faults[0]
 
 
 def test_actions_outside_the_box_are_taken_and_remarked(hopper, checked):
-    summary, _ = checked(hopper | {"actions": np.where(hopper["actions"] > 0.9, 3.0, hopper["actions"])})
-    assert any("actions lie outside the environment's box" in found for found in summary["faults"])
+    report = checked(hopper | {"actions": np.where(hopper["actions"] > 0.9, 3.0, hopper["actions"])})
+    assert any("actions lie outside the environment's box" in found for found in report.faults)
 
 
 def test_files_without_next_observations(hopper, checked):
     names = ("observations", "actions", "rewards", "terminals", "timeouts")
-    summary, _ = checked({name: hopper[name] for name in names})
-    assert summary["fits"] is True
-    assert not summary["has_next_observations"]
+    report = checked({name: hopper[name] for name in names})
+    assert report.fits is True
+    assert not report.file.has_next_observations
 
 
 def test_velocities_at_the_clip_are_not_judged_unless_the_state_is_stored(hopper, checked, tmp_path):
     data = rolled("Hopper-v5", infos="before")
     cut = (np.abs(data["observations"]) >= 10).any(axis=1)
     bare = {name: value for name, value in data.items() if "/" not in name}
-    summary, _ = checked(bare, steps=ROWS)
-    assert summary["not_judged"] == {"velocity at its clip": cut.sum()} and cut.sum() > 0
+    report = checked(bare, steps=ROWS)
+    assert report.sample.not_judged == {"velocity at its clip": cut.sum()} and cut.sum() > 0
 
     with h5py.File(tmp_path / "full.hdf5", "w") as file:
         for name, value in data.items():
             file[name] = value
-    summary, _ = check_simulator(tmp_path / "full.hdf5", "Hopper-v5", steps=ROWS)
-    assert summary["not_judged"] == {} and summary["judged"] == ROWS and summary["fits"] is True
-    assert "recorded before the step" in summary["state"]
+    report = check_simulator(tmp_path / "full.hdf5", "Hopper-v5", steps=ROWS)
+    assert report.sample.not_judged == {} and report.sample.judged == ROWS and report.fits is True
+    assert "recorded before the step" in report.sample.state
 
 
 def test_states_recorded_after_the_step_are_recognised(checked):
-    summary, _ = checked(rolled("Hopper-v5", infos="after"), steps=ROWS)
-    assert "recorded after the step" in summary["state"] and summary["fits"] is True
+    report = checked(rolled("Hopper-v5", infos="after"), steps=ROWS)
+    assert "recorded after the step" in report.sample.state and report.fits is True
 
 
 @pytest.mark.parametrize("factor", [1.0, 10.0])
@@ -252,15 +259,15 @@ def test_antmaze_rewards_are_judged_for_the_goal_of_the_file(checked, factor):
     environment.close()
     names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
     data = {name: np.asarray(column, np.float32) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    summary, _ = checked(data | {"rewards": 0 * data["rewards"]}, "diffcps/AntMaze-umaze-v2")
-    assert summary["goal"] is None  # no step is rewarded
-    summary, _ = checked(data, "diffcps/AntMaze-umaze-v2")
-    np.testing.assert_allclose(summary["goal"], ant.goal, atol=0.02)
-    assert summary["terminal"]["confirmed"] == summary["terminal"]["stored"] > 50
+    report = checked(data | {"rewards": 0 * data["rewards"]}, "diffcps/AntMaze-umaze-v2")
+    assert report.sample.goal is None  # no step is rewarded
+    report = checked(data, "diffcps/AntMaze-umaze-v2")
+    np.testing.assert_allclose(report.sample.goal, ant.goal, atol=0.02)
+    assert findings(report).terminal.confirmed == findings(report).terminal.stored > 50
     if factor == 1.0:
-        assert summary["fits"] is True and summary["reward"]["agree"] == 1.0
+        assert report.fits is True and findings(report).reward.agree == 1.0
     else:
-        assert "rewards of terminal rows differ from the simulator's by +9" in summary["verdict"]
+        assert "rewards of terminal rows differ from the simulator's by +9" in report.verdict
 
 
 @pytest.mark.parametrize(
@@ -269,7 +276,7 @@ def test_antmaze_rewards_are_judged_for_the_goal_of_the_file(checked, factor):
 )
 def test_simulators_are_put_back_into_their_observations(environment_id):
     environment = make_environment(environment_id)
-    assert probe(environment).placed >= 0.99
+    assert probe(environment).reproduced >= 0.99
     environment.close()
 
 
@@ -277,15 +284,15 @@ def test_what_an_observation_leaves_out_is_found():
     environment = make_environment("Pusher-v5")
     simulator = probe(environment)
     environment.close()
-    assert simulator.placed < 0.5
+    assert simulator.reproduced < 0.5
     assert "velocity obj_slidex" in simulator.hidden_names()
 
 
 def test_what_cannot_be_judged_is_said(checked):
-    summary, arrays = checked(rolled("Pusher-v5", rows=100, limit=50), "Pusher-v5")
-    assert summary["fits"] is None and arrays == {}
-    assert "the observation of Pusher-v5 does not tell its state" in summary["verdict"]
-    assert "obj_slide" in summary["verdict"]
+    report = checked(rolled("Pusher-v5", rows=100, limit=50), "Pusher-v5")
+    assert report.fits is None and report.findings is None
+    assert "the observation of Pusher-v5 does not tell its state" in report.verdict
+    assert "obj_slide" in report.verdict
 
 
 def test_wrong_sizes_name_the_environment(hopper, checked):
@@ -321,8 +328,8 @@ def test_a_door_stands_where_the_file_says(checked):
     data = dict(
         zip([*names, *(f"infos/{key}" for key in state)], map(np.asarray, zip(*rows, strict=True)), strict=True)
     )
-    summary, _ = checked(data, name, steps=100)
-    assert summary["fits"] is True
+    report = checked(data, name, steps=100)
+    assert report.fits is True
 
-    summary, _ = checked({key: data[key] for key in names}, name, steps=100)
-    assert summary["fits"] is None and "velocity" in summary["verdict"]
+    report = checked({key: data[key] for key in names}, name, steps=100)
+    assert report.fits is None and "velocity" in report.verdict

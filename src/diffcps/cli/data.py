@@ -64,33 +64,31 @@ def _add_check(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    import json
-
     from rich.console import Console
     from rich.progress import Progress
 
     from diffcps.simulator.check import check_simulator
     from diffcps.simulator.picture import check_table, save_check_figure
-    from diffcps.storage import write_atomically
+    from diffcps.storage import write_json
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("steps")
-        summary, arrays = check_simulator(
+        report = check_simulator(
             options.dataset,
             options.env,
             steps=options.steps,
             seed=options.seed,
             on_step=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    show(check_table(summary))
+    show(check_table(report))
     if options.json is not None:
-        write_atomically(options.json, json.dumps(summary, indent=2).encode())
+        write_json(options.json, report.to_json())
         print(f"numbers: {options.json}")
-    if arrays:  # otherwise there is nothing to draw
+    if report.findings is not None:  # otherwise there is nothing to draw
         path = options.out or Path(
             f"{Path(options.dataset).stem}-{options.env.rpartition('/')[2].rpartition(':')[2]}.png"
         )
-        save_check_figure(summary, arrays, path)
+        save_check_figure(report, path)
         print(f"picture: {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
@@ -81,12 +82,12 @@ def _train(options: argparse.Namespace) -> None:
     except UserError as error:
         raise UserError(f"{out}: {error}" if stored else str(error)) from None
     dataset = request.load()
-    with Live() as live:
-        displays: list[Display] = [live]
+    with ExitStack() as stack:
+        displays: list[Display] = [stack.enter_context(Live())]
         if options.tensorboard:
-            displays.append(TensorBoard(out / "tensorboard"))
+            displays.append(stack.enter_context(TensorBoard(out / "tensorboard")))
         if options.wandb is not None:
-            displays.append(WandB(options.wandb, out))
+            displays.append(stack.enter_context(WandB(options.wandb, out)))
         summary = run(request, dataset, out, resume=options.resume, display=Together(displays))
     show(run_table(summary))
     print(f"run: {out}   picture: {out / 'curves.png'}   scores: {out / 'summary.json'}")

@@ -1,6 +1,6 @@
 """What every dataset must pass, and what its owner should know.
 
-`check` refuses what would make training meaningless; `find_warnings` lists what is legal and suspicious.
+`check_rows` refuses what would make training meaningless; `find_warnings` lists what is legal and suspicious.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHORTEST_TIME_LIMIT = 200
 """Terminal episodes that all have one length are taken for cut by a time limit from here on."""
 
 
-def check(raw: RawRows, source: str) -> RawRows:
+def check_rows(raw: RawRows, source: str) -> RawRows:
     """The same record as float32 and bool, its action box filled in; `source` is how messages call the file.
 
     observation, next_observation (n, obs); action (n, act); reward, terminal, timeout (n,); action_low, action_high

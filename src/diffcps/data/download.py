@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from diffcps.data.hashes import sha256_of_file
 from diffcps.data.readers.d4rl_hdf5 import read_hdf5
@@ -53,7 +53,7 @@ class _Unreachable(_Again):
 
 
 class _Answer(NamedTuple):
-    stream: Any
+    stream: http.client.HTTPResponse
     total: int | None
     """Bytes of the whole file, where the server says."""
 

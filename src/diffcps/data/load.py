@@ -1,4 +1,4 @@
-"""The one door through which data comes in."""
+"""`load_dataset`: all data come in through it, whatever their format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffcps.data import transforms
-from diffcps.data.checks import check
+from diffcps.data.checks import check_rows
 from diffcps.data.download import data_file, where_from
 from diffcps.data.readers.d4rl_hdf5 import read_hdf5
 from diffcps.data.readers.minari import read_minari
@@ -68,17 +68,12 @@ def load_dataset(
     return transforms.transform_reward(dataset, reward)
 
 
-def read_raw(source: str | Path) -> RawRows:
-    """What a source holds, row by row and unchecked: fields are found and named, nothing else. Errors as above."""
-    return _read(str(source))
-
-
 def read(source: str, task: str | None = None) -> tuple[RawRows, str | None]:
     """The checked rows of a source, in its own units, and the task that they are used for. As in `load_dataset`."""
     if task is None and source in catalogue():
         task = source
     purpose = None if task is None else find_task(task)
-    raw = check(_read(source), source)
+    raw = check_rows(read_raw(source), source)
     if purpose is None:
         return raw, None
     sizes, expected = (raw.observation.shape[1], raw.action.shape[1]), (purpose.observation_size, purpose.action_size)
@@ -93,19 +88,9 @@ def read(source: str, task: str | None = None) -> tuple[RawRows, str | None]:
     return raw, task
 
 
-def _read_task(task: Task) -> RawRows:
-    path = data_file(task)
-    if not path.exists():
-        raise UserError(
-            f"{task.id}: the data are not here; fetch them with `diffcps data get {task.id}`, or {where_from(task)}"
-        )
-    raw = read_ogbench(path, task) if task.family == "ogbench" else _read(str(path))
-    if task.sha256 is not None and raw.sha256 != task.sha256:
-        raise UserError(f"{path}: not the published file of {task.id} (another SHA-256); remove it and get it again")
-    return raw
-
-
-def _read(source: str) -> RawRows:
+def read_raw(source: str | Path) -> RawRows:
+    """What a source holds, row by row and unchecked: fields are found and named, nothing else. Errors as above."""
+    source = str(source)
     if source in catalogue():
         return _read_task(find_task(source))
     if source == BUILTIN:
@@ -127,3 +112,15 @@ def _read(source: str) -> RawRows:
         f"{source}: no such file, and no Minari id (such as mujoco/hopper/medium-v0); "
         "name a .hdf5, .h5 or .npz file, a Minari dataset, a task (`diffcps data list`), or builtin"
     )
+
+
+def _read_task(task: Task) -> RawRows:
+    path = data_file(task)
+    if not path.exists():
+        raise UserError(
+            f"{task.id}: the data are not here; fetch them with `diffcps data get {task.id}`, or {where_from(task)}"
+        )
+    raw = read_ogbench(path, task) if task.family == "ogbench" else read_raw(str(path))
+    if task.sha256 is not None and raw.sha256 != task.sha256:
+        raise UserError(f"{path}: not the published file of {task.id} (another SHA-256); remove it and get it again")
+    return raw

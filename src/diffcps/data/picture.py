@@ -1,18 +1,15 @@
-"""A dataset as a table in the terminal and as one picture.
-
-Both take what `diffcps.data.summary` computes: `describe(dataset)` for the table, `episode_returns(dataset)` for the
-picture.
-"""
+"""A dataset as a table in the terminal and as one picture, of what `diffcps.data.summary` computes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from diffcps.data.summary import DatasetSummary, Statistics
 from diffcps.plots import BLUE, GREEN, INK, ORANGE, save_figure, tidy
 from diffcps.types import Dataset
 
@@ -24,36 +21,35 @@ ACTION_COLUMNS = 6
 """Action histograms in one row of the picture."""
 
 
-def dataset_table(summary: dict[str, Any]) -> Table:
-    """The result of `describe` as a rich table: print it with `rich.console.Console().print(...)`."""
-    table = Table(title=Text(f"Dataset {summary['source']}"), show_header=False, title_justify="left")
+def dataset_table(summary: DatasetSummary) -> Table:
+    """A summary as a rich table: print it with `rich.console.Console().print(...)`."""
+    table = Table(title=Text(f"Dataset {summary.source}"), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
 
     def row(name: str, value: str) -> None:
         table.add_row(name, Text(value))
 
-    row("environment", summary["environment"] or "not named")
-    row("transitions", f"{summary['transitions']:,} in {summary['episodes']:,} episodes")
-    row("sizes", f"observation {summary['observation_size']}, action {summary['action_size']}")
-    row("episode ends", f"{summary['end']['terminal']:.1%} terminal, {summary['end']['timeout']:.1%} timeout")
+    row("environment", summary.environment or "not named")
+    row("transitions", f"{summary.transitions:,} in {summary.episodes:,} episodes")
+    row("sizes", f"observation {summary.observation_size}, action {summary.action_size}")
+    row("episode ends", f"{summary.terminal_share:.1%} terminal, {1.0 - summary.terminal_share:.1%} timeout")
     table.add_section()
-    row("return", _statistics_words(summary["return"]))
-    normalised = summary["return"]["normalised_mean"]
+    row("return", _statistics_text(summary.returns))
+    normalised = summary.normalised_mean
     row("normalised score", "no reference scores" if normalised is None else f"{normalised:.1f} (of the mean return)")
-    row("length", _statistics_words(summary["length"]))
-    row("reward", f"{_statistics_words(summary['reward'])}\n{summary['reward']['zero']:.1%} are zero")
+    row("length", _statistics_text(summary.lengths))
+    row("reward", f"{_statistics_text(summary.rewards)}\n{summary.zero_reward_share:.1%} are zero")
     table.add_section()
-    action = summary["action"]
-    for i in range(summary["action_size"]):
+    for i, action in enumerate(summary.actions):
         row(
             f"action {i}",
-            f"{action['min'][i]:+.2f} to {action['max'][i]:+.2f}, mean {action['mean'][i]:+.3f}, "
-            f"std {action['std'][i]:.3f}, {action['at_bound'][i]:.1%} at the bounds",
+            f"{action.min:+.2f} to {action.max:+.2f}, mean {action.mean:+.3f}, std {action.std:.3f}, "
+            f"{action.at_bound:.1%} at the bounds",
         )
     table.add_section()
-    row("warnings", "\n".join(summary["warnings"]) or "none")
-    row("SHA-256", summary["sha256"])
+    row("warnings", "\n".join(summary.warnings) or "none")
+    row("SHA-256", summary.sha256)
     return table
 
 
@@ -127,8 +123,8 @@ def _histogram(axes: Axes, value: np.ndarray, name: str, unit: str, colour: str)
     tidy(axes)
 
 
-def _statistics_words(statistics: dict[str, float]) -> str:
+def _statistics_text(found: Statistics) -> str:
     return (
-        f"{statistics['mean']:.5g} ± {statistics['std']:.4g}, from {statistics['min']:.5g} to {statistics['max']:.5g}, "
-        f"quartiles {statistics['q25']:.5g} / {statistics['median']:.5g} / {statistics['q75']:.5g}"
+        f"{found.mean:.5g} ± {found.std:.4g}, from {found.min:.5g} to {found.max:.5g}, "
+        f"quartiles {found.q25:.5g} / {found.median:.5g} / {found.q75:.5g}"
     )

@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from diffcps.data.checks import find_warnings
 from diffcps.data.transforms import episode_sums
-from diffcps.types import Dataset
+from diffcps.tasks.references import normalised_score
+from diffcps.types import Dataset, UserError
 
 AT_BOUND = 0.999
 """An action entry of at least this size (in [-1, 1]) counts as being at the bound."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a column of numbers. `std` divides by their count."""
+
+    mean: float
+    std: float
+    min: float
+    q25: float
+    """First quartile."""
+    median: float
+    q75: float
+    max: float
+
+
+@dataclass(frozen=True)
+class ActionStatistics:
+    """Of one dimension of the actions, in [-1, 1]."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    at_bound: float
+    """Share of entries of `AT_BOUND` or more in size."""
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What `describe` says of a dataset."""
+
+    source: str
+    sha256: str
+    environment: str | None
+    transitions: int
+    episodes: int
+    observation_size: int
+    action_size: int
+    returns: Statistics
+    """Of the undiscounted returns of episodes, in the environment's units."""
+    normalised_mean: float | None
+    """Normalised score of the mean return; None where the reference scores are unknown."""
+    lengths: Statistics
+    """Of episodes, in stored steps."""
+    terminal_share: float
+    """Share of episodes that end by terminal; the others end by timeout."""
+    actions: tuple[ActionStatistics, ...]
+    """One for each dimension."""
+    rewards: Statistics
+    """Over rows."""
+    zero_reward_share: float
+    warnings: tuple[str, ...]
+    """The lines of `find_warnings`."""
 
 
 def episode_returns(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -21,57 +76,56 @@ def episode_returns(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     Where the file has no next observations, the dropped last step of a timed-out episode is missing from both.
     """
     end = np.asarray(dataset.terminal) | np.asarray(dataset.timeout)
-    ends = np.append(np.flatnonzero(end[:-1]), len(end) - 1)
-    return episode_sums(np.asarray(dataset.reward), end), np.diff(ends, prepend=-1)
+    return episode_sums(np.asarray(dataset.reward), end), episode_sums(np.ones(len(end)), end).astype(int)
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """Plain numbers, texts and lists (it can be written as JSON) about a dataset loaded with reward="none".
-
-    `return` and `length` are statistics over episodes, with the normalised score of the mean return (None where the
-    reference scores are unknown); `end` the shares of episodes that end by terminal and by timeout; `action` lists one
-    number per dimension, in [-1, 1], `at_bound` being the share of entries beyond 0.999 in size; `reward` statistics
-    over rows; `warnings` the lines of `find_warnings`.
-    """
+def describe(dataset: Dataset) -> DatasetSummary:
+    """A dataset in numbers. Raises `UserError` where its rewards were transformed: returns would mean nothing."""
     info = dataset.info
+    if info.reward_transform != "none":
+        raise UserError(
+            f"{info.source}: its rewards were transformed ({info.reward_transform}) when it was loaded; load it with "
+            'reward="none" for returns in the units of the environment'
+        )
     returns, lengths = episode_returns(dataset)
     reward = np.asarray(dataset.reward, dtype=np.float64)
-    action = np.asarray(dataset.action, dtype=np.float64)
     terminal_ends = int(np.asarray(dataset.terminal).sum())
     normalised = None
     if info.reference_min is not None and info.reference_max is not None:
-        normalised = float(100.0 * (returns.mean() - info.reference_min) / (info.reference_max - info.reference_min))
-    return {
-        "source": info.source,
-        "sha256": info.sha256,
-        "environment": info.environment,
-        "transitions": dataset.size,
-        "episodes": len(returns),
-        "observation_size": dataset.spec.observation_size,
-        "action_size": dataset.spec.action_size,
-        "return": {**_statistics(returns), "normalised_mean": normalised},
-        "length": _statistics(lengths),
-        "end": {"terminal": terminal_ends / len(returns), "timeout": 1.0 - terminal_ends / len(returns)},
-        "action": {
-            "min": action.min(axis=0).tolist(),
-            "max": action.max(axis=0).tolist(),
-            "mean": action.mean(axis=0).tolist(),
-            "std": action.std(axis=0).tolist(),
-            "at_bound": (np.abs(action) >= AT_BOUND).mean(axis=0).tolist(),
-        },
-        "reward": {**_statistics(reward), "zero": float((reward == 0).mean())},
-        "warnings": find_warnings(dataset),
-    }
+        normalised = float(normalised_score(returns.mean(), (info.reference_min, info.reference_max)))
+    return DatasetSummary(
+        source=info.source,
+        sha256=info.sha256,
+        environment=info.environment,
+        transitions=dataset.size,
+        episodes=len(returns),
+        observation_size=dataset.spec.observation_size,
+        action_size=dataset.spec.action_size,
+        returns=_statistics(returns),
+        normalised_mean=normalised,
+        lengths=_statistics(lengths),
+        terminal_share=terminal_ends / len(returns),
+        actions=_action_statistics(np.asarray(dataset.action, dtype=np.float64)),
+        rewards=_statistics(reward),
+        zero_reward_share=float((reward == 0).mean()),
+        warnings=tuple(find_warnings(dataset)),
+    )
 
 
-def _statistics(value: np.ndarray) -> dict[str, float]:
+def _statistics(value: np.ndarray) -> Statistics:
     quarter, median, three_quarters = np.quantile(value, [0.25, 0.5, 0.75]).tolist()
-    return {
-        "mean": float(value.mean()),
-        "std": float(value.std()),
-        "min": float(value.min()),
-        "q25": quarter,
-        "median": median,
-        "q75": three_quarters,
-        "max": float(value.max()),
-    }
+    return Statistics(
+        mean=float(value.mean()),
+        std=float(value.std()),
+        min=float(value.min()),
+        q25=quarter,
+        median=median,
+        q75=three_quarters,
+        max=float(value.max()),
+    )
+
+
+def _action_statistics(action: np.ndarray) -> tuple[ActionStatistics, ...]:
+    at_bound = (np.abs(action) >= AT_BOUND).mean(axis=0)
+    columns = (action.mean(axis=0), action.std(axis=0), action.min(axis=0), action.max(axis=0), at_bound)
+    return tuple(ActionStatistics(*numbers) for numbers in zip(*(column.tolist() for column in columns), strict=True))

@@ -94,7 +94,7 @@ class AntMaze(_Ant):
         self.set_state(*self._noisy_start())
         return self.state_vector()
 
-    def _get_reset_info(self) -> dict[str, Any]:
+    def _get_reset_info(self) -> dict[str, np.ndarray]:
         return {"xy": self.data.qpos[:2].copy(), "goal": self.goal.copy()}
 
     def step(self, action):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -48,13 +49,13 @@ def make_environment(environment_id: str, render_mode: str | None = None) -> gym
     import gymnasium
     from gymnasium import error as gymnasium_error
 
-    # Not every constructor takes a render mode.
-    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     _register_ours(environment_id)
+    # The checker talks to authors of environments: of no use here.
+    make = partial(gymnasium.make, environment_id, disable_env_checker=True)
     try:
         with quiet_making():
-            # The checker talks to authors of environments: of no use here.
-            environment = gymnasium.make(environment_id, disable_env_checker=True, **options)
+            # Not every constructor takes a render mode.
+            environment = make() if render_mode is None else make(render_mode=render_mode)
     except gymnasium_error.DependencyNotInstalled as error:
         raise UserError(
             f"environment {environment_id} needs a package that is not installed: {one_line(error)}"

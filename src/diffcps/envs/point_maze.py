@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -65,7 +64,7 @@ class PointMaze(MujocoEnv):
         self.set_state(position, 0.1 * self.np_random.standard_normal(2))
         return self._observation()
 
-    def _get_reset_info(self) -> dict[str, Any]:
+    def _get_reset_info(self) -> dict[str, np.ndarray]:
         return {"xy": self.data.qpos.copy(), "goal": self.goal.copy()}
 
     def step(self, action):

@@ -21,7 +21,7 @@ def auto_encoding_loss(
 
 
 VAE_METRICS = {
-    "vae/loss": Metric("VAE loss", "VAE loss"),
+    "vae/loss": Metric("VAE loss", "VAE loss", "log"),
     "vae/squared_error": Metric("Squared error of the VAE's actions", scale="log"),
     "vae/kl": Metric("KL divergence of the VAE's latents"),
     "vae/grad_norm": Metric("Norm of the VAE's gradient", scale="log"),

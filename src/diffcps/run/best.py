@@ -62,7 +62,7 @@ class Best:
 def _choose(mask: np.ndarray, new: Tree, old: Tree) -> Tree:
     """`new` for the members in `mask`, `old` for the others, on the host."""
 
-    def choose(new: jax.Array, old: np.ndarray) -> np.ndarray:
+    def choose(new: jax.Array | np.ndarray, old: np.ndarray) -> np.ndarray:
         return np.where(mask.reshape(-1, *[1] * (new.ndim - 1)), np.asarray(new), np.asarray(old))
 
     return jax.tree.map(choose, new, old)

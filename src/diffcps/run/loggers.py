@@ -14,6 +14,7 @@ from diffcps.types import UserError
 class _Writer(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object: ...
     def flush(self) -> object: ...
+    def close(self) -> object: ...
 
 
 class _Run(Protocol):
@@ -22,7 +23,7 @@ class _Run(Protocol):
 
 
 class TensorBoard(Silent):
-    """Scalars of every member for TensorBoard, one sub-folder a member."""
+    """Scalars of every member for TensorBoard, one sub-folder a member. A context manager: its end writes the rest."""
 
     def __init__(self, folder: Path):
         try:
@@ -31,6 +32,13 @@ class TensorBoard(Silent):
             raise UserError("--tensorboard needs tensorboardX: pip install 'diffcps[tensorboard]'") from None
         self._open: Callable[[str], _Writer] = lambda name: SummaryWriter(str(folder / name))
         self._writers: list[_Writer] = []
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for writer in self._writers:
+            writer.close()
 
     def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
         names = [member.label.replace(", ", "-").replace(" ", "_") for member in record.members]
@@ -49,7 +57,10 @@ class TensorBoard(Silent):
 
 
 class WandB(Silent):
-    """One Weights & Biases run for all members: `seed 0/critic/loss`. WANDB_MODE=offline needs no account."""
+    """One Weights & Biases run for all members: `seed 0/critic/loss`. WANDB_MODE=offline needs no account.
+
+    A context manager: its end tells Weights & Biases that the run is over.
+    """
 
     def __init__(self, project: str, folder: Path):
         try:
@@ -58,6 +69,13 @@ class WandB(Silent):
             raise UserError("--wandb needs wandb: pip install 'diffcps[wandb]'") from None
         self._init: Callable[[], _Run] = lambda: wandb.init(project=project, name=folder.name, dir=folder)
         self._run: _Run | None = None
+
+    def __enter__(self) -> WandB:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._run is not None:
+            self._run.finish()
 
     def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
         self._run = self._init()

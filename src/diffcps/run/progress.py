@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import rich.live
 from rich import box
@@ -30,6 +30,7 @@ MAX_ROWS = 12
 """Members in the table; the others are counted."""
 
 
+@runtime_checkable
 class Display(Protocol):
     """What a run tells the person who watches."""
 

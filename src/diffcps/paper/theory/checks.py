@@ -15,7 +15,7 @@ from diffcps.plots import save_figure
 from diffcps.storage import write_json
 from diffcps.types import UserError
 
-Numbers = dict[str, float]
+Numbers = dict[str, int | float]
 
 
 class Tables(NamedTuple):
