@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -21,7 +21,7 @@ JsonRow: TypeAlias = dict[str, Json]
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
+def replaced(path: Path) -> Generator[IO[bytes], None, None]:
     """A neighbour to write to, renamed at the end: a reader sees the old file or the new one, whatever happens.
 
     The folder must be there. After an exception the old file stands and no other is left.
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> list[JsonRow]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None, None, None]:
     """Creates a folder and holds it for this process; the lock goes with the process, however it ends.
 
     Raises `UserError` where another process holds it.

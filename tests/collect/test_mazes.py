@@ -25,6 +25,8 @@ from diffcps.networks.squashed import SquashedGaussian
 from diffcps.training import checkpoint
 from diffcps.types import Spec, UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def quick(task: str, out: Path, **options) -> Path:
     defaults = {"transitions": 1500, "seed": 0, "fast": False, "resume": False, "say": lambda text: None}
@@ -195,20 +197,16 @@ def test_an_ant_policy_is_trained_and_its_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(ant_policy, "evaluate_ant_policy", lambda actor: (0.1, 0.5))
     told: list[str] = []
 
-    def train(out: str, folder: str, steps: int) -> Path:
-        return ant_policy.train_ant_policy(tmp_path / out, tmp_path / folder, steps=steps, seed=0, say=told.append)
+    def train(name: str, steps: int) -> Path:
+        return ant_policy.train_ant_policy(tmp_path / name, tmp_path / "run", steps=steps, seed=0, say=told.append)
 
-    whole = train("whole.safetensors", "a", 400)
-    assert [line.split(" steps")[0] for line in told[:2]] == ["200", "400"] and told[
-        2
-    ] == "evaluation: 0.100 m a step, 0.5 falls an episode"
-    train("first.safetensors", "b", 200)
-    in_two = train("in_two.safetensors", "b", 400)
-    assert in_two.read_bytes() == whole.read_bytes()
-    assert (tmp_path / "first.safetensors").read_bytes() != whole.read_bytes()
-    action = load_ant_policy(whole)(np.zeros(29, np.float32), np.zeros(8, np.float32))
+    random, trained, again = train("random", 200), train("trained", 400), train("again", 400)
+    evaluation = "evaluation: 0.100 m a step"
+    assert [line.split(",")[0] for line in told] == ["200 steps", evaluation, "400 steps", evaluation, evaluation]
+    assert random.read_bytes() != trained.read_bytes() == again.read_bytes()
+    action = load_ant_policy(trained)(np.zeros(29, np.float32), np.zeros(8, np.float32))
     assert action.shape == (8,) and (np.abs(action) <= 1.0).all()
-    assert checkpoint.information(whole).keys() == checkpoint.information(ant_policy.SHIPPED_POLICY).keys()
+    assert checkpoint.information(trained).keys() == checkpoint.information(ant_policy.SHIPPED_POLICY).keys()
 
 
 def test_an_ant_policy_is_scored_by_steps_and_episodes(policy, monkeypatch):

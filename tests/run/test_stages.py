@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from diffcps import UserError
 from diffcps.algorithms import awr, sfbc
 from diffcps.run.progress import Silent
 from diffcps.run.settings import Settings
 from diffcps.run.train import train
+from diffcps.training import loop
 from diffcps.training.members import Program, expand
 from diffcps.types import Algorithm, Dataset, DatasetInfo, Stage
 
@@ -92,6 +94,64 @@ def test_stages_take_their_shares_and_hand_over(dataset):
         {"second/before": 300.0, "second/now": 20.0},
     ]
     assert state.first.tolist() == [20.0, 0.0] and state.second.tolist() == [600.0, 0.0]
+
+
+def test_a_stage_without_an_update_is_refused(dataset):
+    """Two rounds of shares 1 and 3: below eight updates one stage has none."""
+    algorithm = counting()
+    program = Program(lambda swept: algorithm, expand([0], {}), dataset)
+    assert program.starts(8) == [0, 1, 4, 5]
+    with pytest.raises(UserError, match="3 updates are too few for 4 stages, of which 2 would have none: take"):
+        program.starts(3)
+    (least,) = [int(word) for word in str(refusal(program, 3)).split() if word.isdigit()][-1:]
+    assert len(program.starts(least)) == 4  # the way out that the message names leads on
+
+
+def refusal(program: Program, updates: int) -> UserError:
+    with pytest.raises(UserError) as error:
+        program.starts(updates)
+    return error.value
+
+
+def test_awr_names_the_least_number_of_updates(dataset, tmp_path):
+    """Forty iterations are 80 stages; 60 updates once left out three quarters of the value's without a word."""
+    config, settings = dataclasses.replace(CONFIGS["awr"], iterations=40), dataclasses.replace(SETTINGS, updates=60)
+    with pytest.raises(UserError, match="60 updates are too few for 80 stages"):
+        train(config, dataset, settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- Labels that are not saved ---
+
+
+def without_labels() -> Algorithm[Count]:
+    """One stage whose labels follow from the seed alone, and are too large to be saved."""
+
+    def begin(state, dataset, key):
+        return state._replace(second=jnp.float32(7.0)), jnp.full(ROWS, 5.0)
+
+    def update(state, batch, key, index):
+        return state._replace(first=state.first + jnp.mean(batch)), {"first/label": jnp.mean(batch)}
+
+    stage = Stage(1, lambda dataset, key: dataset.labels, update, begin)
+    return dataclasses.replace(counting(), stages=(stage,))
+
+
+def test_labels_that_are_not_kept_are_made_again_after_a_resume(dataset, tmp_path):
+    algorithm = without_labels()
+    program = Program(lambda swept: algorithm, expand([0, 1], {}), dataset)
+    path, lengths = tmp_path / "last.safetensors", loop.Lengths(updates=10, eval_every=10, log_every=4)
+    whole = loop.begin(program)
+    boundaries = loop.advance(program, whole, lengths, lambda update: None)
+    next(boundaries)
+    loop.save(program, whole, path, lengths.updates)
+    assert "labels" not in "".join(safetensors.numpy.load_file(path))
+    again = loop.resume(program, path, lengths.updates)
+    assert (again.update, again.labels.tolist()) == (4, whole.labels.tolist())
+    assert again.state.first.tolist() == [20.0, 20.0] and again.state.second.tolist() == [7.0, 7.0]
+    for training, rest in ((whole, boundaries), (again, loop.advance(program, again, lengths, lambda update: None))):
+        assert [round(boundary.metrics["first/label"][0], 3) for boundary in rest] == [5.0, 5.0]
+        assert training.state.first.tolist() == [50.0, 50.0]
 
 
 # --- Stopping between and within stages ---

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -16,15 +16,16 @@ from diffcps.types import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""Where a module of this package adds its commands."""
-
 
 class Parser(argparse.ArgumentParser):
     """One line for bad arguments, like for every other bad input."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help explains)")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""Where a module of this room adds its commands."""
 
 
 def complain(text: str, code: int) -> int:
@@ -51,7 +52,7 @@ def this_command() -> str:
 
 
 @contextmanager
-def warnings_in_one_line() -> Iterator[None]:
+def warnings_in_one_line() -> Generator[None, None, None]:
     """Warnings without the place in the code: they are about what was given to the command."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"diffcps: warning: {' '.join(str(message).split())}\n"

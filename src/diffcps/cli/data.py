@@ -1,4 +1,4 @@
-"""diffcps data: show, check, collect, list, get, convert."""
+"""diffcps data: show, check, collect, ant-policy, list, get, convert."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
     _add_show(data)
     _add_check(data)
     _add_collect(data)
+    _add_ant_policy(data)
     _add_list(data)
     _add_get(data)
     _add_convert(data)
@@ -101,7 +102,7 @@ def _add_collect(commands: Commands) -> None:
     command.add_argument("--transitions", type=int, default=1_000_000, metavar="N", help="rows [1000000]")
     command.add_argument("--seed", type=int, default=0, help="of everything random [0]")
     command.add_argument("--env", metavar="ID", help="another version of the robot (locomotion) [v5; Ant: v2]")
-    command.add_argument("--policy", type=Path, metavar="FILE", help="the ant that walks (AntMaze) [the package's]")
+    command.add_argument("--policy", type=Path, metavar="FILE", help="policy of the ant (AntMaze) [the package's]")
     command.add_argument("--fast", action="store_true", help="a smoke run: few rows of a policy that can do nothing")
     command.add_argument("--resume", action="store_true", help="go on with what is there")
     command.set_defaults(command=_collect, parser=command)
@@ -122,6 +123,30 @@ def _collect(options: argparse.Namespace) -> None:
         policy=options.policy,
     )
     print(f"written: {path}   picture: {path.with_suffix('.png')}")
+
+
+def _add_ant_policy(commands: Commands) -> None:
+    command = commands.add_parser(
+        "ant-policy", help="train the policy of the ant that collects AntMaze data", allow_abbrev=False
+    )
+    command.add_argument("--out", type=Path, metavar="FILE.safetensors", required=True, help="the policy")
+    command.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/ant-direction"),
+        help="its run, gone on with where there is one [runs/ant-direction]",
+    )
+    command.add_argument("--steps", type=int, default=400_000, metavar="N", help="in the environment [400000]")
+    command.add_argument("--seed", type=int, default=0, help="of everything random [0]")
+    command.set_defaults(command=_ant_policy, parser=command)
+
+
+def _ant_policy(options: argparse.Namespace) -> None:
+    from diffcps.collect.ant_policy import train_ant_policy
+
+    path = train_ant_policy(options.out, options.folder, steps=options.steps, seed=options.seed, say=say)
+    print(f"written: {path}")
 
 
 def _add_list(commands: Commands) -> None:

@@ -26,9 +26,9 @@ SUCCESS_RADIUS = 0.5
 EPISODE_STEPS = {"umaze": 700, "medium": 1000, "large": 1000}
 FRAME_SKIP = 5
 HEALTHY_HEIGHT = (0.2, 1.0)
-"""Outside of these the walking lesson ends: the ant has fallen over or leapt."""
+"""Outside of these an episode ends: the ant has fallen over or leapt."""
 DIRECTION_STEPS = 100
-"""Steps after which the walking lesson draws another direction."""
+"""Steps after which another direction is drawn."""
 
 
 class _Ant(MujocoEnv):
@@ -110,7 +110,7 @@ class AntMaze(_Ant):
 
 
 class AntDirection(_Ant):
-    """The walking lesson for collecting AntMaze data: move in a direction, another one every `DIRECTION_STEPS` steps.
+    """What the ant that collects AntMaze data learns: to move in a direction, another every `DIRECTION_STEPS` steps.
 
     Observation (29): AntMaze's without x and y, and the direction as a unit vector. The reward is the displacement of
     a step along the direction, in metres. Terminates when the torso leaves `HEALTHY_HEIGHT`.

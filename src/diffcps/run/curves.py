@@ -1,5 +1,8 @@
 """The course of a run as one picture."""
 
+# JAX and matplotlib leave some of their types open.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import mean_and_std_over_members
@@ -92,7 +96,7 @@ def _points(measurements: Sequence[Measurement], name: str) -> list[Point]:
 
 Combination = tuple[float, ...]
 """The swept values of a member."""
-Colour = str | tuple[float, ...]
+Colour = str
 Colours = Mapping[Combination, Colour]
 
 
@@ -102,12 +106,13 @@ def _combination(member: Member) -> Combination:
 
 def _colours(record: RunRecord, members: Sequence[Member]) -> Colours:
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     combinations = list(dict.fromkeys(map(_combination, members or record.members)))
     if len(combinations) <= len(COLOURS):
         return dict(zip(combinations, COLOURS, strict=False))
     shades = colormaps["viridis"](np.linspace(0, 0.85, len(combinations)))
-    return dict(zip(combinations, map(tuple, shades.tolist()), strict=True))
+    return dict(zip(combinations, map(to_hex, shades), strict=True))
 
 
 def _draw_scores(axes: Axes, scores: Sequence[Point], record: RunRecord, colours: Colours) -> None:
@@ -133,6 +138,7 @@ def _draw_metric(axes: Axes, metric: Metric, points: Sequence[Point], record: Ru
 
 def _draw(axes: Axes, points: Sequence[Point], record: RunRecord, colours: Colours) -> None:
     num_seeds = len(record.settings.seeds)
+    updates = sorted({point.update for point in points})
     for combination, colour in colours.items():
         seeds: dict[int, dict[int, float]] = {}
         for point in points:
@@ -140,8 +146,8 @@ def _draw(axes: Axes, points: Sequence[Point], record: RunRecord, colours: Colou
                 seeds.setdefault(point.member.seed, {})[point.update] = point.value
         for of_seed in seeds.values():
             _line(axes, list(of_seed), list(of_seed.values()), colour, thick=num_seeds == 1)
-        common = sorted(set.intersection(*map(set, seeds.values()))) if len(seeds) == num_seeds else []
-        if num_seeds > 1 and common:
+        common = [update for update in updates if all(update in of_seed for of_seed in seeds.values())]
+        if num_seeds > 1 and len(seeds) == num_seeds and common:
             values = [[of_seed[update] for update in common] for of_seed in seeds.values()]
             mean, std = mean_and_std_over_members(values)
             axes.fill_between(common, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
@@ -184,10 +190,13 @@ def _logarithmic(axes: Axes) -> None:
 def _normalised_axis(axes: Axes, reference: Reference) -> None:
     low, high = reference
 
-    def raw(score: np.ndarray) -> np.ndarray:
+    def normalised(returns: ArrayLike) -> ArrayLike:
+        return normalised_score(np.asarray(returns), reference)
+
+    def raw(score: ArrayLike) -> ArrayLike:
         return low + np.asarray(score) / 100 * (high - low)
 
-    right = axes.secondary_yaxis("right", functions=(lambda score: normalised_score(score, (low, high)), raw))
+    right = axes.secondary_yaxis("right", functions=(normalised, raw))
     right.set_ylabel("normalised score", color=INK, fontsize=9)
     right.tick_params(colors=INK, labelsize=8)
     right.spines["right"].set_color(GREY)

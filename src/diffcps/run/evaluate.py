@@ -53,8 +53,8 @@ def evaluate_members(program: Program, record: RunRecord, training: Training, di
     for member in program.members:
         if not training.alive[member.index]:
             continue
-        returns = () if played is None else tuple(map(float, played.returns[member.index]))
-        lengths = () if played is None else tuple(map(int, played.lengths[member.index]))
+        returns = () if played is None else tuple(played.returns[member.index].tolist())
+        lengths = () if played is None else tuple(played.lengths[member.index].tolist())
         score = None if played is None else float(np.mean(played.returns[member.index]))
         found = of_member(diagnosis, member)
         evaluations.append(Evaluation(training.update, member, score, returns, lengths, found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best.safetensors"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None, None, None]:
         """Creates the folder and holds it for this process. Raises `UserError` where another holds it."""
         with locked(self.path):
             self.last.parent.mkdir(parents=True, exist_ok=True)

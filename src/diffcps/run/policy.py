@@ -1,9 +1,12 @@
 """Trained policies: one member's, or all members of a run at once; and a run folder, read back."""
 
+# JAX and matplotlib leave some of their types open.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +19,7 @@ from diffcps.data.scaling import Scaling
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import RunRecord
+from diffcps.storage import Json
 from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
 from diffcps.types import Algorithm, Dataset, EnvAction, EnvObservation, NetAction, Spec, Tree, UserError
@@ -31,7 +35,7 @@ class Policy:
     ):
         self.spec = spec
         self.member = member
-        self._act = jax.jit(algorithm.act)
+        self._act: Callable[..., jax.Array] = jax.jit(algorithm.act)
         self._state = state
         self._scaling = scaling
         self._key = jax.random.key(seed)
@@ -119,9 +123,9 @@ def load_run(run: str | Path, which: Checkpoint = "best", action_choice: str | N
     return LoadedRun(folder, record, program, state, _updates(information["update"], len(record.members)))
 
 
-def _updates(made: object, num_members: int) -> list[int]:
+def _updates(made: Json, num_members: int) -> list[int]:
     """Each member's number of updates: `last` has one for all, `best` one for each."""
-    return [int(str(x)) for x in made] if isinstance(made, list) else [int(str(made))] * num_members
+    return [int(str(x)) for x in made] if isinstance(made, Sequence) else [int(str(made))] * num_members
 
 
 def load_policy(
@@ -142,5 +146,9 @@ def load_policy(
         raise UserError(f"{run}: has no member {member}; it has members 0 to {len(members) - 1}")
     config = dataclasses.replace(record.config, **members[member].swept)
     algorithm = ALGORITHMS[record.algorithm].make(config, record.spec)
-    state = jax.tree.map(lambda x: jnp.asarray(x[member]), loaded.state)
+
+    def own(of_all: np.ndarray) -> jax.Array:
+        return jnp.asarray(of_all[member])
+
+    state = jax.tree.map(own, loaded.state)
     return Policy(algorithm, state, loaded.scaling, record.spec, members[member], seed)

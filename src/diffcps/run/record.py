@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, Scores
@@ -352,13 +351,13 @@ def _optional_text(value: Json) -> str | None:
 
 def _list(value: Json) -> list[Json]:
     if isinstance(value, list):
-        return cast(list[Json], value)
+        return value
     raise UserError(f"{value!r} stands where a list is expected: the file was changed by something else")
 
 
 def _object(value: Json) -> JsonRow:
     if isinstance(value, dict):
-        return cast(JsonRow, value)
+        return value
     raise UserError(f"{value!r} stands where an object is expected: the file was changed by something else")
 
 

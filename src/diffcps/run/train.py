@@ -1,5 +1,8 @@
 """Training a run: every member to its last update, with logs, scores and checkpoints in a run folder."""
 
+# JAX and matplotlib leave some of their types open.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffcps.data.checks import check_rows
 from diffcps.data.load import read_raw
 from diffcps.data.rows import RawRows, to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -158,7 +158,7 @@ def _diagnosis(member: Member, metrics: dict[str, np.ndarray], first: int, last:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> Generator[Callable[[], bool], None, None]:
     """Turns the first Ctrl-C or SIGTERM into a request; the second Ctrl-C interrupts at once."""
     requests = []
 

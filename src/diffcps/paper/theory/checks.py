@@ -1,16 +1,16 @@
-"""All checks of the theory: their tables, the few numbers that they come down to, the files."""
+"""All checks of the theory: the few numbers that they come down to, and the files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from diffcps.paper.job import DPI, Job
 from diffcps.paper.table import write_csv
-from diffcps.paper.theory.duality import DualityRow, GapRow, check_duality, check_without_assumption
-from diffcps.paper.theory.iteration import Constant, IterationRow, check_iteration
-from diffcps.paper.theory.surrogate import LineRow, SurrogateRow, check_surrogate, surrogate_lines
+from diffcps.paper.theory.iteration import Constant, IterationRow
+from diffcps.paper.theory.picture import theory_figure
+from diffcps.paper.theory.surrogate import LineRow
+from diffcps.paper.theory.tables import Tables, compute
 from diffcps.plots import save_figure
 from diffcps.storage import write_json
 from diffcps.types import UserError
@@ -18,23 +18,11 @@ from diffcps.types import UserError
 Numbers = dict[str, int | float]
 
 
-class Tables(NamedTuple):
-    """Everything that is computed, a file of rows each."""
-
-    duality: Sequence[DualityRow]
-    without_assumption: Sequence[GapRow]
-    iteration: Sequence[IterationRow]
-    surrogate: Sequence[SurrogateRow]
-    lines: Sequence[LineRow]
-
-
 def theory(job: Job) -> list[Path]:
     """Runs all checks, writes theory.png, .pdf, .json and a .csv for each table; returns the paths.
 
     Raises `UserError` where methods or seeds are chosen, as nothing is trained, and where SciPy is missing.
     """
-    from diffcps.paper.theory.picture import theory_figure
-
     if job.methods is not None or job.seeds is not None:
         raise UserError("theory trains nothing: leave out --methods and --seeds")
     tables = compute(job.fast)
@@ -52,24 +40,6 @@ def theory(job: Job) -> list[Path]:
     for path, rows in zip(files, tables, strict=True):
         write_csv(path, rows)
     return [*pictures, job.path(".json"), *files]
-
-
-def compute(fast: bool) -> Tables:
-    """All tables; `fast` has fewer points."""
-    bounds = 4 if fast else 13
-    surrogate = check_surrogate(num_steps=(5, 100) if fast else (5, 15, 50, 100, 1000), num_policies=21)
-    return Tables(
-        duality=check_duality(num_problems=2 if fast else 10, num_bounds=bounds),
-        without_assumption=check_without_assumption(num_bounds=bounds),
-        iteration=check_iteration(
-            budgets=(0.01, 0.1),
-            starts=(0.3, 15.0) if fast else (0.3, 1.0, 5.0, 25.0),
-            step_sizes=(3.0, 100.0) if fast else (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-            tolerances=(0.1, 0.03) if fast else (0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
-        ),
-        surrogate=surrogate,
-        lines=surrogate_lines(surrogate),
-    )
 
 
 def summarise(tables: Tables) -> dict[str, Numbers]:

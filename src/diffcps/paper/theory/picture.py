@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.paper.theory.checks import Tables
 from diffcps.paper.theory.duality import DualityRow, GapRow
 from diffcps.paper.theory.iteration import IterationRow
 from diffcps.paper.theory.surrogate import LOSSES, LineRow, Loss, SurrogateRow
+from diffcps.paper.theory.tables import Tables
 from diffcps.plots import BLUE, GREEN, INK, ORANGE, RED, tidy
 
 if TYPE_CHECKING:
