@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from diffcps.envs import quiet
 from diffcps.envs.make import environment_spec, make_environment
 from diffcps.envs.mazes import ANT_MAZES, POINT_MAZES, goal_beside, next_cell
 from diffcps.tasks.references import reference_scores
@@ -223,6 +224,7 @@ def test_goal_is_drawn_at_each_reset_in_v2_and_once_in_v0():
         assert (goals[0] != goals[1]).any() and (goals[0] == goals[2]).all()
         after = [environment.reset()[1]["goal"] for _ in range(2)]
         assert (after[0] != after[1]).any()
+    quiet._tell_once.cache_clear()  # a warning is told once a process
     with pytest.warns(UserWarning, match="out of date"):
         old = make_environment("diffcps/AntMaze-large-v0")
     with closing(old):

@@ -129,7 +129,7 @@ def test_failure_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         ("diffcps", None, [BOUNDED, "Lagrange", "Q of", "Critic loss"]),
         ("diffusion_ql", "Hopper-v5", ["Score", "Denoising loss $L_d$", "Q of", "Critic loss"]),
-        ("diffusion_bc", None, ["Denoising loss $L_d$"]),
+        ("diffusion_bc", None, ["Denoising loss $L_d$", "Norm of the policy's gradient"]),
     ],
 )
 def test_a_panel_for_each_metric_there_is(tmp_path: Path, algorithm: str, env: str | None, expected: list[str]) -> None:

@@ -74,7 +74,7 @@ def program_of(record: RunRecord, members: Sequence[Member], dataset: Dataset | 
     """Members of a run as one compiled program; without a dataset they can act, but not train."""
     method, config, spec = ALGORITHMS[record.algorithm], record.config, record.spec
 
-    def make(swept: Mapping[str, float]) -> Algorithm[Tree]:
+    def make(swept: Mapping[str, Tree]) -> Algorithm[Tree]:  # numbers, or traced arrays
         return method.make(dataclasses.replace(config, **swept), spec)
 
     return Program(make, members, dataset)
