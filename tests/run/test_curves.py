@@ -144,7 +144,7 @@ def test_mean_and_seeds_of_the_scores(tmp_path: Path) -> None:
     config, metrics, evaluations = read(run)
     score = curves_figure(config, metrics, evaluations).axes[0]
     first, second, mean = score.lines
-    own = [[row.score for row in evaluations if row.member.seed == seed] for seed in (3, 4)]
+    own = [[row.score or 0.0 for row in evaluations if row.member.seed == seed] for seed in (3, 4)]
     assert list(np.asarray(first.get_ydata())) == own[0]
     assert list(np.asarray(second.get_ydata())) == own[1]
     assert list(np.asarray(mean.get_xdata())) == [5000, 10000, 15000]

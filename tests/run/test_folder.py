@@ -60,8 +60,9 @@ def test_a_swept_field_stands_in_the_sweep_alone(tmp_path):
     """With kappa swept, no single kappa is that of the run."""
     content = record_of().to_json()
     assert content["sweep"] == {"kappa": [0.01, "inf"]}
-    assert "kappa" not in content["config"] and content["config"]["width"] == 16
-    old = content | {"config": content["config"] | {"kappa": 0.05}}  # as written by earlier versions
+    config = content["config"]
+    assert isinstance(config, dict) and "kappa" not in config and config["width"] == 16
+    old = content | {"config": config | {"kappa": 0.05}}  # as written by earlier versions
     assert RunRecord.from_json(old) == record_of()
 
 

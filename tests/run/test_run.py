@@ -13,6 +13,7 @@ from diffcps.algorithms import diffusion_bc
 from diffcps.cli.main import main
 from diffcps.run.folder import RunFolder
 from diffcps.run.train import data_return
+from diffcps.types import EnvObservation
 
 SMALL = algorithm.Config(width=8, depth=1, num_steps=2, num_candidates=3, batch_size=8)
 SETTINGS = diffcps.Settings(updates=60, eval_every=30, log_every=30, episodes=2, seeds=(0, 1))
@@ -72,10 +73,12 @@ def test_normalisation_travels_with_the_policy(run):
     record = json.loads((out / "config.json").read_text())
     policy = diffcps.load_policy(out)
     mean = np.asarray(record["dataset"]["observation_mean"], np.float32)
-    np.testing.assert_allclose(policy._scaling.observation(mean), 0.0, atol=1e-6)
+    np.testing.assert_allclose(policy._scaling.observation(EnvObservation(mean)), 0.0, atol=1e-6)
     raw = diffcps.load_dataset("builtin").observation
     normalised = diffcps.load_dataset("builtin", normalise_observation=True).observation
-    np.testing.assert_allclose(policy._scaling.observation(np.asarray(raw[:50])), normalised[:50], atol=1e-5)
+    np.testing.assert_allclose(
+        policy._scaling.observation(EnvObservation(np.asarray(raw[:50]))), normalised[:50], atol=1e-5
+    )
 
 
 def test_evaluate_uses_new_start_states_and_says_which_checkpoint(run, capsys):

@@ -67,8 +67,8 @@ def test_a_mean_per_combination() -> None:
 def test_without_reference_only_raw_numbers() -> None:
     def raw(row: MemberScores) -> MemberScores:
         assert row.scores is not None
-        found = [score and score._replace(normalised=None) for score in row.scores]
-        return MemberScores(row.member, Scores(*found))
+        found = {kind: score and score._replace(normalised=None) for kind, score in row.scores._asdict().items()}
+        return MemberScores(row.member, row.scores._replace(**found))
 
     rows = [raw(member(i, i, 0.25 + 0.5 * i)) for i in (0, 1)]
     lines = printed(dataclasses.replace(summary(*rows), reference=None))

@@ -10,7 +10,7 @@ import pytest
 
 from diffcps.algorithms import diffcps, diffusion_bc
 from diffcps.training.members import Program, expand
-from diffcps.types import Dataset, DatasetInfo
+from diffcps.types import Dataset, DatasetInfo, NetObservation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 INFO = DatasetInfo("made by a test", "0", action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
@@ -111,7 +111,7 @@ def test_metrics_are_means_over_the_updates_that_report_them(dataset):
 def test_act_is_the_same_for_the_same_step_and_differs_between_steps(dataset):
     made = program(dataset, expand([0, 1], {}))
     state = made.init()
-    observation = np.zeros((2, 5, 3), np.float32)
+    observation = NetObservation(np.zeros((2, 5, 3), np.float32))
     action = made.act(state, observation, 10, 0)
     assert action.shape == (2, 5, 2) and np.abs(action).max() <= 1.0
     np.testing.assert_array_equal(action, made.act(state, observation, 10, 0))

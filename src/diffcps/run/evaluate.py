@@ -55,7 +55,7 @@ def evaluate_members(program: Program, record: RunRecord, training: Training, di
             continue
         returns = () if played is None else tuple(played.returns[member.index].tolist())
         lengths = () if played is None else tuple(played.lengths[member.index].tolist())
-        score = None if played is None else float(np.mean(played.returns[member.index]))
+        score = None if played is None else float(np.mean(returns))
         found = of_member(diagnosis, member)
         evaluations.append(Evaluation(training.update, member, score, returns, lengths, found))
     return evaluations

@@ -1,10 +1,13 @@
 """Other places to send metrics to. Each logger is a display, so that a run knows one kind of listener."""
 
+# The extras' types are known only where they are installed.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from diffcps.run.progress import Display, Silent
 from diffcps.run.record import Evaluation, Measurement, RunRecord
@@ -67,7 +70,8 @@ class WandB(Silent):
             import wandb  # pyright: ignore
         except ImportError:
             raise UserError("--wandb needs wandb: pip install 'diffcps[wandb]'") from None
-        self._init: Callable[[], _Run] = lambda: wandb.init(project=project, name=folder.name, dir=folder)
+        init = cast(Callable[..., _Run], wandb.init)
+        self._init: Callable[[], _Run] = lambda: init(project=project, name=folder.name, dir=folder)
         self._run: _Run | None = None
 
     def __enter__(self) -> WandB:
