@@ -73,6 +73,33 @@ class Transition(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Account:
+    """The books of a loading: what became of the rows and fields of a source. Hashable."""
+
+    rows: int = 0
+    """Rows in the source."""
+    kept: int = 0
+    """Transitions that were made of them."""
+    dropped: tuple[tuple[str, int], ...] = ()
+    """Why rows were dropped, and how many."""
+    ends: tuple[tuple[str, int], ...] = ()
+    """How the ends of the episodes are known, and how many of each kind there are among the transitions."""
+    read: tuple[str, ...] = ()
+    """Names of the fields that were read, as in the source."""
+    ignored: tuple[str, ...] = ()
+    """Names of what else is there."""
+    absent: tuple[str, ...] = ()
+    """Of reward and terminal, what the source does not have: zeros stand in, and only methods that never read them may
+    be trained."""
+    notes: tuple[str, ...] = ()
+    """What was converted, cut off or taken for something."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious, and what to do about it."""
+    ordered: bool = True
+    """Whether the rows of an episode follow one another: returns and windows rest on it."""
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """Where a dataset comes from and what its numbers mean. Hashable: a static part beside the arrays."""
 
@@ -96,6 +123,8 @@ class DatasetInfo:
     observation_std: tuple[float, ...] | None = None
     task: str | None = None
     """Id of the catalogue's task that the data are used for: environment and reference scores are then its own."""
+    account: Account = Account()
+    """What became of the rows and fields of the source."""
 
 
 @jax.tree_util.register_dataclass

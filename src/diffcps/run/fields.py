@@ -93,10 +93,14 @@ def to_json(config: Configuration) -> JsonRow:
 
 
 def json_value(value: object) -> Json:
-    """One field's value for JSON."""
+    """One field's value for JSON; a dataclass becomes an object."""
     if isinstance(value, float) and math.isinf(value):
-        return "inf"
-    return cast(Json, list(cast(tuple[Json, ...], value)) if isinstance(value, tuple) else value)
+        return str(value)
+    if isinstance(value, tuple):
+        return [json_value(each) for each in cast(tuple[object, ...], value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_json(value)
+    return cast(Json, value)
 
 
 def from_json(kind: type[Fields], values: Mapping[str, Json]) -> Fields:
@@ -108,4 +112,12 @@ def from_json(kind: type[Fields], values: Mapping[str, Json]) -> Fields:
 def _value(value: Json, annotation: object) -> object:
     if annotation in (float, Real) and isinstance(value, int | float | str):
         return float(value)
-    return tuple(value) if isinstance(value, list) else value
+    parts: list[object] = [part for part in typing.get_args(annotation) if part is not type(None)]
+    if isinstance(annotation, types.UnionType) and value is not None and len(parts) == 1:
+        return _value(value, parts[0])
+    if isinstance(value, list):  # tuple[X, ...], or tuple[X, Y]
+        kinds = parts[:1] * len(value) if Ellipsis in parts else parts or [None] * len(value)
+        return tuple(_value(each, kind) for each, kind in zip(value, kinds, strict=True))
+    if isinstance(value, dict) and isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return from_json(annotation, value)
+    return value
