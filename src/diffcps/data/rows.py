@@ -1,84 +1,87 @@
-"""The rows that a reader finds in a file, and how they become a `Dataset`."""
+"""The rows that a reader finds in a source, before anything is checked or decided."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from diffcps.types import Dataset, DatasetInfo, UserError
-
 FIELDS = ("observation", "action", "reward", "terminal", "timeout", "next_observation")
-"""What a file holds for each step; the last two may be missing."""
+"""What a source may hold for each step."""
+PIECE_ROWS = 2**14
+"""Rows that are read and converted at a time."""
+
+
+@runtime_checkable
+class Column(Protocol):
+    """An array with one row per step that stays in its file until it is read, a piece after the other."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def pieces(self, rows: int) -> Iterator[np.ndarray]:
+        """The whole array from its first row, in pieces of at most `rows` rows."""
+        ...
+
+
+Values: TypeAlias = np.ndarray | Column
 
 
 class RawRows(NamedTuple):
-    """What a file holds, row by row, before the rules about its last rows are applied."""
+    """What a source holds, row by row, unchecked: fields are found and named, nothing else."""
 
-    observation: np.ndarray
-    action: np.ndarray
-    reward: np.ndarray
-    terminal: np.ndarray
-    timeout: np.ndarray | None
-    next_observation: np.ndarray | None
+    observation: Values
+    action: Values
+    reward: Values | None
+    terminal: Values | None
+    timeout: Values | None
+    next_observation: Values | None
     names: dict[str, str]
-    """Each of `FIELDS` that the file has -> its name there, for messages."""
+    """Each of `FIELDS` that the source has -> its name there, for messages."""
     sha256: str
     environment: str | None = None
     reference_min: float | None = None
     reference_max: float | None = None
     action_low: np.ndarray | None = None
-    """None: the file does not say, [-1, 1] is assumed."""
+    """None: the source does not say."""
     action_high: np.ndarray | None = None
+    episode: Values | None = None
+    """A number for each row, another one for each episode, where the source counts them."""
+    ignored: tuple[str, ...] = ()
+    """Names of what else is there."""
+    notes: tuple[str, ...] = ()
+    """What the reader had to decide, in words."""
 
 
-def to_dataset(raw: RawRows, info: DatasetInfo) -> Dataset:
-    """Apply the rules about episode ends to a checked record; actions are taken as they are.
-
-    With next observations, every row is a transition. Without, the rule is that of D4RL's `qlearning_dataset`: the next
-    row is the next observation, so that rows flagged as timeout and the last row of the file have none and are dropped,
-    and the row before a dropped one becomes the last stored step of its episode. The next observation of a terminal row
-    is then the start of another episode; nothing may read it, since a terminal row is not bootstrapped.
-
-    Without timeouts, ends are found where next_observation does not chain to the following row. Where there are no next
-    observations either, ends are unknown (D4RL would count to the time limit of the environment): the record is
-    accepted if its last row is terminal, so that every episode can end by a terminal, and refused otherwise.
-
-    Raises `UserError` in that case and where no row is left.
-    Reference: https://github.com/Farama-Foundation/D4RL, `d4rl/__init__.py`, `qlearning_dataset`.
-    """
-    if raw.next_observation is not None:
-        timeout = ~raw.terminal & ~chains(raw.observation, raw.next_observation) if raw.timeout is None else raw.timeout
-        timeout = timeout.copy()
-        timeout[-1] |= ~raw.terminal[-1]
-        return Dataset(raw.observation, raw.action, raw.reward, raw.next_observation, raw.terminal, timeout, info)
-
-    if raw.timeout is None and not raw.terminal[-1]:
-        raise UserError(
-            f"{info.source}: the ends of the episodes are unknown, for there is neither `timeouts` nor "
-            "`next_observations` and the last row is not terminal; add a boolean field `timeouts` that marks the last "
-            "row of each episode cut by a time limit (all False if it is one unbroken trajectory)"
-        )
-    dropped = np.zeros_like(raw.terminal) if raw.timeout is None else raw.timeout.copy()
-    dropped[-1] = True
-    if dropped.all():
-        raise UserError(
-            f"{info.source}: no transition is left, for without `next_observations` the last row and every row flagged "
-            "as timeout are dropped; store `next_observations`"
-        )
-    kept = np.flatnonzero(~dropped)
-    timeout = dropped[kept + 1] & ~raw.terminal[kept]
-    return Dataset(
-        raw.observation[kept], raw.action[kept], raw.reward[kept], raw.observation[kept + 1], raw.terminal[kept],
-        timeout, info,
-    )  # fmt: skip
+def pieces(values: Values, rows: int = PIECE_ROWS) -> Iterator[np.ndarray]:
+    """An array in pieces of at most `rows` rows, wherever it is."""
+    if isinstance(values, np.ndarray):
+        for start in range(0, len(values), rows):
+            yield values[start : start + rows]
+    else:
+        yield from values.pieces(rows)
 
 
-def chains(observation: np.ndarray, next_observation: np.ndarray) -> np.ndarray:
-    """Whether next_observation[i] is observation[i + 1], up to rounding: (n, obs), (n, obs) -> (n,) bool.
+def whole(values: Values) -> np.ndarray:
+    """An array as a whole, in its own type."""
+    return values if isinstance(values, np.ndarray) else np.concatenate(list(values.pieces(PIECE_ROWS)))
 
-    The last row has no follower and counts as chained.
-    """
-    follower = observation[1:]
-    close = np.abs(next_observation[:-1] - follower) <= 1e-5 * (1.0 + np.abs(follower))
-    return np.append(close.all(axis=1), True)
+
+class Joined(NamedTuple):
+    """Arrays of several sources, one after the other. They have one type and one shape but for the rows."""
+
+    parts: Sequence[Values]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    def pieces(self, rows: int) -> Iterator[np.ndarray]:
+        for part in self.parts:
+            yield from pieces(part, rows)
