@@ -99,6 +99,39 @@ class Account:
     """Whether the rows of an episode follow one another: returns and windows rest on it."""
 
 
+RewardTransform = Literal["none", "cql_antmaze", "iql_antmaze", "iql_locomotion", "standardise"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a person says about a source that cannot be told from it, and what is to be done to it on the way in."""
+
+    columns: tuple[str, ...] = ()
+    """Fields under other names, as FIELD=NAME: terminal=fell timeout=none (none: the source has no such field)."""
+    observation_keys: tuple[str, ...] = ()
+    """Parts that make up an observation, in this order, where a source has it in named parts."""
+    environments: int | None = None
+    """Environments whose rows lie side by side, step 0 of all, step 1 of all; 1: the rows are in order, as they are."""
+    timeout_next: Literal["real", "none"] | None = None
+    """Whether next observations at time limits are real, or belong to the next episode; by default the data tell."""
+    continuous_actions: bool = False
+    """Take whole numbers as actions for continuous ones."""
+    action_low: tuple[float, ...] = ()
+    """Lower bounds of the actions, one or one for each dimension, where the source names none."""
+    action_high: tuple[float, ...] = ()
+    """Upper bounds of the actions."""
+    action_units: Literal["environment", "scaled"] | None = None
+    """Whether actions are in the environment's units, or scaled to [-1, 1]; by default the boxes tell."""
+    clip_actions: bool = False
+    """Cut actions outside their box off at its sides."""
+    reward: RewardTransform = "none"
+    """Transform of the rewards."""
+    reward_scale: float = 1.0
+    """Factor on the rewards, after the transform."""
+    normalise_observation: bool = False
+    """Shift and scale observations by the data's mean and deviation; it travels with the policy."""
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """Where a dataset comes from and what its numbers mean. Hashable: a static part beside the arrays."""
@@ -116,8 +149,8 @@ class DatasetInfo:
     action_low: tuple[float, ...] = ()
     """Lower bounds of the environment's action box; internally every action is scaled to [-1, 1]."""
     action_high: tuple[float, ...] = ()
-    reward_transform: str = "none"
-    """What was done to the rewards after reading them."""
+    reading: Reading = Reading()
+    """How the source was read."""
     observation_mean: tuple[float, ...] | None = None
     """Set where observations were normalised: x -> (x - mean) / std. It travels with the policy."""
     observation_std: tuple[float, ...] | None = None
@@ -190,6 +223,12 @@ class Stage(Generic[State]):
     as it is by then: right only where they depend on nothing that the stage moves."""
 
 
+Need = Literal["reward", "terminal", "order"]
+"""What a method may need of its data: rewards, true ends of episodes, rows in the order of their episodes."""
+TRANSITIONS: frozenset[Need] = frozenset({"reward", "terminal"})
+EPISODES: frozenset[Need] = TRANSITIONS | {"order"}
+
+
 @dataclass(frozen=True)
 class Algorithm(Generic[State]):
     """A learner as pure functions over an explicit state. Keys are new-style (`jax.random.key`), consumed once.
@@ -204,6 +243,8 @@ class Algorithm(Generic[State]):
     stages: tuple[Stage[State], ...]
     act: Callable[[State, Float[Array, "*b obs"], Key], Float[Array, "*b act"]]
     diagnose: Callable[[State, Dataset, Key], Metrics]
+    needs: frozenset[Need] = TRANSITIONS
+    """What it reads of the data beside observations and actions; without order, it takes rows one by one."""
 
 
 class Metric(NamedTuple):

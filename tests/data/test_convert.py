@@ -68,7 +68,7 @@ def into(kind: str, folder: Path, name: str = "new") -> str:
 def test_every_direction(source, tmp_path, first, second):
     expected = load_dataset(source)
     assert np.flatnonzero(np.asarray(expected.terminal)).tolist() == [3, 10]
-    assert np.flatnonzero(np.asarray(expected.timeout)).tolist() == [9, 10, 13, 18]
+    assert np.flatnonzero(np.asarray(expected.timeout)).tolist() == [9, 13, 18]
     one, two = into(first, tmp_path, "one"), into(second, tmp_path, "two")
     convert(source, one, spec_of=gymnasium.spec)
     convert(one, two, spec_of=gymnasium.spec)
@@ -106,7 +106,7 @@ def test_states_that_do_not_chain(source, tmp_path):
     for kind in FORMATS:
         convert(source, into(kind, tmp_path))
         found = load_dataset(into(kind, tmp_path))
-        ends = [5, 7, 9, 10, 13, 18] if kind == "minari" else [9, 10, 13, 18]
+        ends = [5, 7, 9, 13, 18] if kind == "minari" else [9, 13, 18]
         assert np.flatnonzero(np.asarray(found.timeout)).tolist() == ends
         for field in FIELDS[:5]:
             assert getattr(found, field).tobytes() == getattr(expected, field).tobytes()

@@ -42,12 +42,14 @@ def test_without_next_observation_the_rule_is_d4rls(rows, write_hdf5):
     np.testing.assert_allclose(dataset.action[:, 0], [0, 0.1, 0.2, 0.3, 0.4, 0.6], rtol=1e-6)
 
 
-def test_d4rl_rule_drops_a_row_that_is_terminal_and_timeout(rows, write_hdf5):
+def test_a_row_that_is_terminal_and_timeout_is_terminal(rows, write_hdf5):
+    """D4RL's function drops it, and with it the termination (deviation 1 of docs/data.md)."""
     rows["timeouts"][2] = True
-    found = as_lists(load_dataset(write_hdf5(rows)))
-    assert found["observation"] == [0, 1, 3, 4, 6]
-    assert found["terminal"] == []
-    assert found["timeout"] == [1, 3, 4]
+    dataset = load_dataset(write_hdf5(rows))
+    found = as_lists(dataset)
+    assert found["observation"] == [0, 1, 2, 3, 4, 6]
+    assert (found["terminal"], found["timeout"]) == ([2], [4, 5])
+    assert any("1 rows are flagged both" in note for note in dataset.info.account.notes)
 
 
 def test_d4rl_rule_a_terminal_before_a_dropped_row_stays_terminal_only(rows, write_hdf5):
@@ -80,12 +82,12 @@ def test_without_timeouts_and_next_observation_ends_must_be_terminal(rows, write
     assert "the ends of the episodes are unknown" in refusal(write_hdf5(rows))
     rows["terminals"][7] = True
     found = as_lists(load_dataset(write_hdf5(rows)))
-    assert found["observation"] == [0, 1, 2, 3, 4, 5, 6]
-    assert (found["terminal"], found["timeout"]) == ([2], [6])
+    assert found["observation"] == [0, 1, 2, 3, 4, 5, 6, 7]  # a terminal row needs no next observation
+    assert (found["terminal"], found["timeout"]) == ([2, 7], [])
 
 
 def test_a_file_of_dropped_rows_only(rows, write_hdf5, refusal):
-    rows["timeouts"][:] = True
+    rows["timeouts"][:], rows["terminals"][:] = True, False
     assert "no transition is left" in refusal(write_hdf5(rows))
 
 
@@ -187,11 +189,10 @@ def test_hdf5_with_a_group_in_place_of_an_array(rows, write_hdf5, refusal):
 
 
 def test_missing_field_lists_names(rows, write_hdf5, refusal):
-    del rows["terminals"]
-    message = refusal(write_hdf5({**rows, "dones": np.zeros(8)}))
-    assert "no field `terminals` (or `terminal`)" in message
-    assert "the file has actions, dones, observations, rewards, timeouts" in message
-    assert "it needs observations, actions, rewards and terminals" in message
+    del rows["actions"]
+    message = refusal(write_hdf5({**rows, "moves": np.zeros(8)}))
+    assert "no field `actions` (or `action`)" in message
+    assert "the file has moves, observations, rewards, terminals, timeouts" in message
 
 
 def test_sources_that_are_nothing(tmp_path, refusal):
@@ -207,8 +208,8 @@ def test_sources_that_are_nothing(tmp_path, refusal):
 
 def test_builtin():
     dataset = load_dataset("builtin")
-    assert dataset.observation.shape == (139_630, 11)
-    assert dataset.action.shape == (139_630, 3)
+    assert dataset.observation.shape == (139_631, 11)
+    assert dataset.action.shape == (139_631, 3)
     assert dataset.info.source == "builtin"
     assert dataset.info.environment == "Hopper-v5"
     assert (dataset.info.reference_min, dataset.info.reference_max) == (-20.272305, 3234.3)

@@ -52,7 +52,7 @@ def test_observations_and_actions_of_a_loaded_file(rows, write_hdf5):
     path = write_hdf5(rows, {"action_low": -3.0, "action_high": 5.0})
     raw, changed = load_dataset(path), load_dataset(path, normalise_observation=True)
     seen = Scaling.of(changed.info).observation(EnvObservation(np.asarray(raw.observation)))
-    np.testing.assert_array_equal(seen, changed.observation)
+    np.testing.assert_allclose(seen, changed.observation, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(Scaling.of(raw.info).observation(EnvObservation(raw.observation)), raw.observation)
     stored = rows["actions"][[0, 1, 2, 3, 4, 6]]
     assert np.abs(changed.action).max() <= 1

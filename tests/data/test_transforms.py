@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffcps.data import load_dataset
 from diffcps.data import transforms as tf
-from diffcps.types import UserError
+from diffcps.data.scaling import Scaling
+from diffcps.types import EnvObservation, UserError
 
 
 def test_antmaze():
@@ -65,7 +70,7 @@ def test_normalise_observation(rows, write_hdf5):
     path = write_hdf5(rows)
     raw, changed = load_dataset(path), load_dataset(path, normalise_observation=True)
     mean = np.array([16 / 6, 160 / 6])
-    std = np.array([1, 10]) * np.sqrt(35 / 9) + 1e-3
+    std = np.array([1, 10]) * np.sqrt(35 / 9)
     assert raw.info.observation_mean is None and raw.info.observation_std is None
     np.testing.assert_allclose(np.array(changed.info.observation_mean), mean, rtol=1e-6)
     np.testing.assert_allclose(np.array(changed.info.observation_std), std, rtol=1e-6)
@@ -76,15 +81,56 @@ def test_normalise_observation(rows, write_hdf5):
         tf.normalise_observation(changed)
 
 
-def test_normalise_a_constant_observation(rows, write_hdf5):
+def test_a_constant_observation_stays_harmless_when_it_moves_in_use(rows, write_hdf5):
     rows["observations"][:, 1] = 5
     changed = load_dataset(write_hdf5(rows), normalise_observation=True)
     assert changed.observation[:, 1].tolist() == [0] * 6
+    moved = EnvObservation(np.array([[3.0, 5.01], [3.0, 6.0]]))
+    assert Scaling.of(changed.info).observation(moved)[:, 1].tolist() == [0, 0]
 
 
 def test_the_policy_can_repeat_the_normalisation_bit_for_bit(rows, write_hdf5):
+    rows["observations"] = rows["observations"].astype(np.float32)
     path = write_hdf5(rows)
     raw, changed = load_dataset(path), load_dataset(path, normalise_observation=True)
-    mean = np.array(changed.info.observation_mean, np.float32)
-    std = np.array(changed.info.observation_std, np.float32)
-    np.testing.assert_array_equal((raw.observation - mean) / std, changed.observation)
+    seen = Scaling.of(changed.info).observation(EnvObservation(np.asarray(raw.observation)))
+    np.testing.assert_array_equal(seen, changed.observation)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scale=st.floats(1e-9, 1e9), offset=st.floats(-1e9, 1e9), sign=st.sampled_from([1, -1]))
+def test_scale_and_offset_of_observations_change_nothing_but_rounding(scale, offset, sign):
+    """Normalised observations, ends found from them and what the policy sees are the same in any units."""
+    rng = np.random.default_rng(0)
+    state = rng.normal(size=(60, 3)).cumsum(axis=0)
+    following = state + rng.normal(size=(60, 3))
+    following[:-1][np.arange(59) % 10 != 9] = state[1:][np.arange(59) % 10 != 9]
+    loaded = []
+    for unit in (lambda x: x, lambda x: sign * scale * x + offset * scale):
+        with TemporaryDirectory() as folder:
+            np.savez(
+                f"{folder}/data.npz",
+                observations=unit(state),
+                next_observations=unit(following),
+                actions=np.zeros((60, 1)),
+                rewards=np.arange(60.0),
+                terminals=np.zeros(60, bool),
+            )
+            loaded.append(load_dataset(f"{folder}/data.npz", normalise_observation=True))
+    (plain, other), signs = loaded, np.float32(sign)
+    np.testing.assert_array_equal(plain.timeout, other.timeout)
+    assert plain.timeout.sum() == 6
+    # 1e9 deviations away from zero, float64 itself keeps 7 digits of a deviation.
+    np.testing.assert_allclose(signs * other.observation, plain.observation, atol=2e-6)
+    np.testing.assert_allclose(signs * other.next_observation, plain.next_observation, atol=2e-6)
+    seen = Scaling.of(other.info).observation(EnvObservation(sign * scale * state + offset * scale))
+    np.testing.assert_allclose(signs * seen, plain.observation, atol=2e-6)
+
+
+def test_a_factor_on_the_rewards(rows, write_hdf5):
+    path = write_hdf5(rows)
+    assert load_dataset(path, reward_scale=0.5).reward.tolist() == [0.5, 1, 1.5, 2, 2.5, 3.5]
+    assert load_dataset(path, reward="iql_antmaze", reward_scale=10).reward.tolist() == [0, 10, 20, 30, 40, 60]
+    for scale in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="reward scale"):
+            load_dataset(path, reward_scale=scale)

@@ -181,7 +181,13 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
 
     critic_stage = Stage(config.critic_share, batch, update_critic, begin_critic, keep=True)
     actor_stage = Stage(config.actor_share, batch, update_actor, begin_actor, keep=True)
-    return Algorithm(init, (critic_stage, actor_stage) * config.iterations, act, diagnose)
+    return Algorithm(
+        init,
+        (critic_stage, actor_stage) * config.iterations,
+        act,
+        diagnose,
+        needs=EPISODES,
+    )
 
 
 METRICS = {

@@ -89,7 +89,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
         loss = bc_loss(state.actor.model, transitions(rows))
         return {"actor/bc_loss": loss, "selection/loss": loss}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose, needs=frozenset())
 
 
 METRICS = {

@@ -87,7 +87,7 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
         loss = bc_loss(state.actor.model, schedule, batch, draws)
         return {"actor/bc_loss": loss, "selection/loss": loss}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update),), act, diagnose, needs=frozenset())
 
 
 METRICS = {

@@ -31,6 +31,7 @@ from diffcps.rl.bellman import critic_loss
 from diffcps.rl.replay import Labelled, sample_labelled, sample_transitions, transitions
 from diffcps.rl.returns import lambda_returns, planned_returns
 from diffcps.types import (
+    EPISODES,
     Algorithm,
     Dataset,
     Key,
@@ -217,7 +218,13 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
     behaviour = Stage(config.actor_share, rows, update_actor)
     first = Stage(share, labelled, update_critic, begin_with_logged_returns, keep=True)
     further = Stage(share, labelled, update_critic, begin_with_planned_returns, keep=True)
-    return Algorithm(init, (behaviour, first, *[further] * (config.rounds - 1)), act, diagnose)
+    return Algorithm(
+        init,
+        (behaviour, first, *[further] * (config.rounds - 1)),
+        act,
+        diagnose,
+        needs=EPISODES,
+    )
 
 
 METRICS = {

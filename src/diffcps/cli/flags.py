@@ -27,18 +27,27 @@ def add_flags(parser: argparse._ArgumentGroup, kind: type[Configuration]) -> Non
 
 def _add_flag(parser: argparse._ArgumentGroup, flag: str, dest: str, annotation: object, text: str) -> None:
     missing = argparse.SUPPRESS
+    kinds: list[object] = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    if isinstance(annotation, types.UnionType) and annotation != Real and len(kinds) == 1:
+        annotation = kinds[0]  # X | None: the flag gives an X
     if annotation is bool:
         parser.add_argument(flag, dest=dest, default=missing, help=text, action=argparse.BooleanOptionalAction)
     elif annotation == Real:
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, nargs="+", metavar="X")
     elif annotation == tuple[int, ...]:
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, nargs="+", metavar="N")
+    elif annotation == tuple[float, ...]:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, nargs="+", metavar="X")
+    elif annotation == tuple[str, ...]:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=str, nargs="+", metavar="TEXT")
+    elif annotation is float:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, metavar="X")
     elif typing.get_origin(annotation) is typing.Literal:
         parser.add_argument(flag, dest=dest, default=missing, help=text, choices=typing.get_args(annotation))
     elif annotation in (int, Count):
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, metavar="N")
     else:
-        assert annotation is str or isinstance(annotation, types.UnionType), annotation  # X | None: the flag gives an X
+        assert annotation is str, annotation
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=str, metavar="TEXT")
 
 
@@ -46,7 +55,7 @@ def given_fields(options: argparse.Namespace, kind: type[Configuration]) -> dict
     """The fields of a dataclass that were given; a real-valued one as a list of numbers."""
     given = vars(options)
     return {
-        name: tuple(given[name]) if annotation == tuple[int, ...] else given[name]
+        name: tuple(given[name]) if typing.get_origin(annotation) is tuple else given[name]
         for name, annotation in fields.field_types(kind).items()
         if name in given
     }

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_args
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.cli.console import Commands, Parser, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
-from diffcps.data.transforms import RewardTransform
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
-from diffcps.run.resolve import DataRequest, Given, resolve
+from diffcps.run.resolve import Given, resolve
 from diffcps.run.settings import Settings
-from diffcps.types import Real, UserError
+from diffcps.types import Reading, Real, UserError
 
 
 def add(commands: Commands) -> None:
@@ -29,6 +27,7 @@ def add(commands: Commands) -> None:
         _add_data_flags(run)
         _add_run_flags(run)
         add_flags(run, Settings)
+        add_flags(algorithm.add_argument_group("how the data are read"), Reading)
         add_flags(
             algorithm.add_argument_group("hyper-parameters (a real-valued one given several values is swept)"),
             method.Config,
@@ -46,12 +45,6 @@ def _add_data_flags(run: argparse._ArgumentGroup) -> None:
         "--dataset",
         metavar="FILE|ID|builtin",
         help="HDF5, npz, Minari, or builtin [that of the task, else builtin]",
-    )
-    run.add_argument("--reward", choices=get_args(RewardTransform), help="transform of the rewards [none]")
-    run.add_argument(
-        "--normalise-observation",
-        action=argparse.BooleanOptionalAction,
-        help="shift and scale observations by the data's mean and deviation; it travels with the policy [False]",
     )
 
 
@@ -108,5 +101,5 @@ def _given(options: argparse.Namespace) -> Given:
             single[name] = value[0]
         else:
             sweep[name] = tuple(value)
-    data = DataRequest(options.dataset, options.reward, options.normalise_observation)
-    return Given(single, sweep, given_fields(options, Settings), data)
+    settings, reading = given_fields(options, Settings), given_fields(options, Reading)
+    return Given(single, sweep, settings, options.dataset, reading)

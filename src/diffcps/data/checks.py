@@ -1,118 +1,224 @@
-"""What every dataset must pass, and what its owner should know.
-
-`check_rows` refuses what would make training meaningless; `find_warnings` lists what is legal and suspicious.
-"""
+"""What the rows of every source must pass before they are used: types, shapes, lengths, numbers, flags, actions."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from diffcps.data.rows import RawRows, chains
-from diffcps.types import Dataset, UserError
+from diffcps.data.rows import RawRows, Values, pieces, whole
+from diffcps.types import Reading, UserError
 
 ROUNDING = 1e-5
 """How far outside its box an action may lie, in units of half the box: float32 noise of a saturated policy."""
-SHORTEST_TIME_LIMIT = 200
-"""Terminal episodes that all have one length are taken for cut by a time limit from here on."""
+MERGED = 0.9
+"""A column has lost something where the cast to float32 leaves fewer than this share of its distinct numbers."""
 
 
-def check_rows(raw: RawRows, source: str) -> RawRows:
-    """The same record as float32 and bool, its action box filled in; `source` is how messages call the file.
+class Rows(NamedTuple):
+    """Checked rows. Arrays are float32 and bool, one row per step, in the order of the source."""
 
-    observation, next_observation (n, obs); action (n, act); reward, terminal, timeout (n,); action_low, action_high
-    (act,). Raises `UserError` at the first thing that is wrong: type, shape, length, no rows, NaN or infinity, flags
-    other than 0 and 1, a bad action box, an action outside it.
+    observation: np.ndarray
+    """(n, obs), in units of `shift` and `scale`."""
+    action: np.ndarray
+    """(n, act), in the source's units."""
+    reward: np.ndarray
+    """(n,)"""
+    terminal: np.ndarray
+    """(n,)"""
+    timeout: np.ndarray | None
+    """(n,)"""
+    next_observation: np.ndarray | None
+    """(n, obs); NaN where it is not a number."""
+    last: np.ndarray | None
+    """(n,): the last row of its episode, where the source numbers its episodes."""
+    absent: tuple[str, ...]
+    """Of reward and terminal, those for which zeros stand in."""
+    shift: np.ndarray
+    """(obs,) float64: the observation of the source is shift + scale * observation."""
+    scale: np.ndarray
+    notes: tuple[str, ...]
+    """What was converted."""
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(self.observation)
+
+
+def check_rows(raw: RawRows, source: str, reading: Reading) -> Rows:
+    """Reads all rows, piece by piece, and checks them; `source` is how messages call the file.
+
+    Where observations are to be normalised and come in a wider type than float32, they are shifted and scaled before
+    they are cast, so that nothing is lost that matters afterwards.
+
+    Raises `UserError` at the first thing that is wrong: type, shape, length, no rows, NaN or infinity (next
+    observations may have some), flags other than 0 and 1, actions that are whole numbers.
     """
-    real = {}
-    for field, dimensions in (("observation", 2), ("action", 2), ("reward", 1), ("next_observation", 2)):
-        if (value := getattr(raw, field)) is not None:
-            real[field] = _numbers(value, dimensions, raw.names[field], source)
-    flags = {}
-    for field in ("terminal", "timeout"):
-        if (value := getattr(raw, field)) is not None:
-            flags[field] = _flags(value, raw.names[field], source)
-
-    rows = len(real["observation"])
-    if rows == 0:
-        raise UserError(f"{source}: `{raw.names['observation']}` has no rows; the file is empty")
-    for field, value in (real | flags).items():
-        if len(value) != rows:
+    name = raw.names.get
+    notes: list[str] = list(raw.notes)
+    _check_lengths(raw, source)
+    _check_action_type(raw, reading, source)
+    size = _width(raw.observation, name("observation", "observations"), source)
+    shift, scale = np.zeros(size), np.ones(size)
+    if reading.normalise_observation and _wide(raw.observation):
+        shift, scale = mean_and_deviation(raw.observation)
+        scale = np.where(scale > 0, scale, 1.0)
+    observation = _matrix(raw.observation, name("observation", ""), source, notes, shift, scale)
+    _check_finite(observation, name("observation", ""), source)
+    following = None
+    if raw.next_observation is not None:
+        following = _matrix(raw.next_observation, name("next_observation", ""), source, notes, shift, scale)
+        if following.shape != observation.shape:
             raise UserError(
-                f"{source}: `{raw.names[field]}` has {len(value)} rows and `{raw.names['observation']}` has {rows}; "
-                "every field needs one row per step"
+                f"{source}: `{name('next_observation')}` has shape {following.shape} and `{name('observation')}` has "
+                f"{observation.shape}; they must be equal"
             )
-    if "next_observation" in real and real["next_observation"].shape != real["observation"].shape:
+        following[~np.isfinite(following).all(axis=1)] = np.nan
+    action = _matrix(raw.action, name("action", ""), source, notes)
+    _check_finite(action, name("action", ""), source)
+    absent = tuple(field for field in ("reward", "terminal") if getattr(raw, field) is None)
+    rows = len(observation)
+    reward = np.zeros(rows, np.float32)
+    if raw.reward is not None:
+        reward = _vector(raw.reward, name("reward", ""), source, notes)
+        _check_finite(reward, name("reward", ""), source)
+    terminal = (
+        np.zeros(rows, bool) if raw.terminal is None else _flags(raw.terminal, name("terminal", ""), source, notes)
+    )
+    timeout = None if raw.timeout is None else _flags(raw.timeout, name("timeout", ""), source, notes)
+    last = None if raw.episode is None else _last_of_each(raw.episode, name("episode", ""), source)
+    said = tuple(dict.fromkeys(notes))
+    return Rows(observation, action, reward, terminal, timeout, following, last, absent, shift, scale, said)
+
+
+def _check_lengths(raw: RawRows, source: str) -> None:
+    rows = raw.observation.shape[0]
+    first = raw.names["observation"]
+    if rows == 0:
+        raise UserError(f"{source}: `{first}` has no rows; the file is empty")
+    for field, name in raw.names.items():
+        values: Values = getattr(raw, field)
+        if values.shape[0] != rows:
+            raise UserError(
+                f"{source}: `{name}` has {values.shape[0]} rows and `{first}` has {rows}; every field needs one row "
+                "per step"
+            )
+
+
+def _check_action_type(raw: RawRows, reading: Reading, source: str) -> None:
+    """Whole numbers name actions, as a rule; these methods learn continuous ones."""
+    if raw.action.dtype.kind in "biu" and not reading.continuous_actions:
         raise UserError(
-            f"{source}: `{raw.names['next_observation']}` has shape {real['next_observation'].shape} and "
-            f"`{raw.names['observation']}` has {real['observation'].shape}; they must be equal"
-        )
-    for field, value in real.items():
-        _check_finite(value, raw.names[field], source)
-
-    size = real["action"].shape[1]
-    low = _box_side(raw.action_low, -1.0, size, "action_low", source)
-    high = _box_side(raw.action_high, 1.0, size, "action_high", source)
-    _check_box(real["action"], low, high, raw.names["action"], source)
-    return raw._replace(**real, **flags, action_low=low, action_high=high)
-
-
-def find_warnings(dataset: Dataset) -> list[str]:
-    """What is suspicious in a loaded dataset, one line each; nothing here stops training."""
-    observation, next_observation = np.asarray(dataset.observation), np.asarray(dataset.next_observation)
-    reward, terminal, timeout = (np.asarray(x) for x in (dataset.reward, dataset.terminal, dataset.timeout))
-    end = terminal | timeout
-    found = []
-
-    if (reward == reward[0]).all():
-        kind = "zero" if reward[0] == 0 else f"the same ({reward[0]:g})"
-        found.append(f"every reward is {kind}: there is nothing to maximise")
-
-    broken = int((~chains(observation, next_observation) & ~end).sum())
-    if broken:
-        found.append(
-            f"next_observation is not the following row's observation at {broken} rows inside episodes: "
-            "unmarked episode ends, or rows out of order"
+            f"{source}: `{raw.names['action']}` has type {raw.action.dtype}, as if each number named an action; these "
+            "methods learn continuous actions: add --continuous-actions if the numbers are amounts"
         )
 
-    both = int((terminal & timeout).sum())
-    if both:
-        found.append(f"{both} rows are both terminal and timeout: terminal wins, and stops the bootstrap there")
 
-    lengths = np.diff(np.flatnonzero(end), prepend=-1)
-    terminal_lengths = lengths[terminal[end]]
-    if len(terminal_lengths) > 1 and np.ptp(terminal_lengths) == 0 and terminal_lengths[0] >= SHORTEST_TIME_LIMIT:
-        found.append(
-            f"all {len(terminal_lengths)} terminal episodes have exactly {terminal_lengths[0]} steps: terminal seems "
-            "to mark the time limit, which should be timeout (as terminal it teaches that the future is worth nothing)"
-        )
+def _width(values: Values, name: str, source: str) -> int:
+    """How many numbers a row has. Raises `UserError` where it is no vector of numbers."""
+    _check_numeric(values, name, source)
+    if len(values.shape) not in (1, 2):
+        raise UserError(f"{source}: `{name}` has shape {values.shape}; it must be (rows, size)")
+    size = values.shape[1] if len(values.shape) == 2 else 1
+    if size == 0:
+        raise UserError(f"{source}: `{name}` has shape {values.shape}; each row needs at least one number")
+    return size
 
-    if not end[:-1].any() and not terminal[-1]:
-        found.append(f"no episode end is marked: all {len(end)} rows count as one episode")
 
-    repeated = _count_repeated(np.concatenate([observation, np.asarray(dataset.action)], axis=1))
-    if repeated:
-        found.append(f"{repeated} rows repeat the observation and action of another row")
+def _check_numeric(values: Values, name: str, source: str) -> None:
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"{source}: `{name}` has type {values.dtype}; it must be a numeric array")
+
+
+def _wide(values: Values) -> bool:
+    """Whether float32 may not hold every number of the type."""
+    return values.dtype.kind in "iuf" and values.dtype.itemsize > (4 if values.dtype.kind == "f" else 2)
+
+
+def mean_and_deviation(values: Values) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column in float64, read piece by piece: (n, size) -> (size,), (size,).
+
+    Columns of one number have a deviation of exactly 0; where a sum is not finite, mean and deviation are 0.
+    """
+    size = values.shape[1] if len(values.shape) == 2 else 1
+    first = next(pieces(values)).reshape(-1, size)[0].astype(np.float64)  # takes the offset out of the sums
+    total, squares, rows = np.zeros(size), np.zeros(size), values.shape[0]
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by its row, later
+        for piece in pieces(values):
+            moved = piece.reshape(-1, size).astype(np.float64) - first
+            total += moved.sum(axis=0)
+            squares += (moved**2).sum(axis=0)
+        mean = total / rows
+        deviation = np.sqrt(np.maximum(squares / rows - mean**2, 0.0))
+    finite = np.isfinite(deviation) & np.isfinite(mean)
+    return np.where(finite, first + mean, 0.0), np.where(finite, deviation, 0.0)
+
+
+def _matrix(
+    values: Values,
+    name: str,
+    source: str,
+    notes: list[str],
+    shift: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+) -> np.ndarray:
+    """(values - shift) / scale as float32, (n, size), read piece by piece."""
+    size = _width(values, name, source)
+    found = np.empty((values.shape[0], size), np.float32)
+    start = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit into float32 becomes infinite
+        for piece in pieces(values):
+            piece = piece.reshape(-1, size)
+            if shift is not None and scale is not None and (shift.any() or (scale != 1).any()):
+                piece = (piece.astype(np.float64) - shift) / scale
+            found[start : start + len(piece)] = piece
+            if start == 0 and _wide(values):
+                _say_what_merged(piece, found[: len(piece)], name, notes)
+            start += len(piece)
+    if len(values.shape) == 1:
+        notes.append(f"`{name}` has one number in a row: taken as vectors of size 1")
     return found
 
 
-def _numbers(value: np.ndarray, dimensions: int, name: str, source: str) -> np.ndarray:
-    if value.dtype.kind not in "biuf":
-        raise UserError(f"{source}: `{name}` has type {value.dtype}; it must be a numeric array")
-    if value.ndim != dimensions:
-        form = "(rows, size)" if dimensions == 2 else "(rows,)"
-        raise UserError(f"{source}: `{name}` has shape {value.shape}; it must be {form}")
-    if dimensions == 2 and value.shape[1] == 0:
-        raise UserError(f"{source}: `{name}` has shape {value.shape}; each row needs at least one number")
-    with np.errstate(over="ignore"):  # what does not fit into float32 becomes infinite, and is reported as such
-        return value.astype(np.float32)
+def _say_what_merged(piece: np.ndarray, cast: np.ndarray, name: str, notes: list[str]) -> None:
+    for column in range(piece.shape[1]):
+        before, after = len(np.unique(piece[:, column])), len(np.unique(cast[:, column]))
+        if after < MERGED * before:
+            notes.append(
+                f"`{name}`, column {column}: {before} different numbers of its first {len(piece)} rows are only "
+                f"{after} in float32; --normalise-observation keeps them apart, or store differences"
+            )
 
 
-def _flags(value: np.ndarray, name: str, source: str) -> np.ndarray:
-    value_real = _numbers(value, 1, name, source)
-    wrong = np.flatnonzero((value_real != 0) & (value_real != 1))
+def _vector(values: Values, name: str, source: str, notes: list[str]) -> np.ndarray:
+    """A number for each row as float32, (n,)."""
+    _check_numeric(values, name, source)
+    if values.shape != values.shape[:1] and values.shape[1:] != (1,):
+        raise UserError(f"{source}: `{name}` has shape {values.shape}; it must be (rows,)")
+    if len(values.shape) == 2:
+        notes.append(f"`{name}` has shape {values.shape}: taken as {values.shape[:1]}")
+    with np.errstate(over="ignore"):
+        return np.concatenate([piece.reshape(-1).astype(np.float32) for piece in pieces(values)])
+
+
+def _flags(values: Values, name: str, source: str, notes: list[str]) -> np.ndarray:
+    found = _vector(values, name, source, notes)
+    wrong = np.flatnonzero((found != 0) & (found != 1))
     if wrong.size:
-        raise UserError(f"{source}: `{name}` at row {wrong[0]} is {value[wrong[0]]}; it must be False/True or 0/1")
-    return value_real == 1
+        raise UserError(f"{source}: `{name}` at row {wrong[0]} is {found[wrong[0]]:g}; it must be False/True or 0/1")
+    return found == 1
+
+
+def _last_of_each(values: Values, name: str, source: str) -> np.ndarray:
+    """Where the number of the episode changes after the row, (n,) bool; so at the last row."""
+    if values.dtype.kind not in "iuSU" or len([size for size in values.shape if size != 1]) > 1:
+        raise UserError(
+            f"{source}: `{name}` has type {values.dtype} and shape {values.shape}; it must be a whole number "
+            "for each row"
+        )
+    number = whole(values).reshape(-1)
+    return np.append(number[1:] != number[:-1], True)
 
 
 def _check_finite(value: np.ndarray, name: str, source: str) -> None:
@@ -122,40 +228,3 @@ def _check_finite(value: np.ndarray, name: str, source: str) -> None:
             f"{source}: `{name}` is NaN or infinite (in float32) at row {bad.argmax()}, and at {bad.sum()} of "
             f"{len(value)} rows in all; repair or remove them"
         )
-
-
-def _box_side(given: np.ndarray | None, default: float, size: int, name: str, source: str) -> np.ndarray:
-    side = np.asarray(default if given is None else given, dtype=np.float32)
-    if side.ndim == 0:
-        side = np.full(size, side)
-    if side.shape != (size,):
-        raise UserError(f"{source}: `{name}` has {side.size} numbers for {size} action dimensions")
-    if not np.isfinite(side).all():
-        raise UserError(
-            f"{source}: `{name}` of dimension {int((~np.isfinite(side)).argmax())} is not finite; "
-            "actions are scaled to [-1, 1], which needs a bounded box"
-        )
-    return side
-
-
-def _check_box(action: np.ndarray, low: np.ndarray, high: np.ndarray, name: str, source: str) -> None:
-    if not (low < high).all():
-        dimension = int((low >= high).argmax())
-        raise UserError(
-            f"{source}: `action_low` is not below `action_high` in dimension {dimension} "
-            f"({low[dimension]:g}, {high[dimension]:g})"
-        )
-    slack = ROUNDING * (high - low) / 2
-    outside = (action < low - slack) | (action > high + slack)
-    if outside.any():
-        row, dimension = (int(i[0]) for i in np.nonzero(outside))
-        raise UserError(
-            f"{source}: `{name}` at row {row}, dimension {dimension} is {action[row, dimension]:.6g}, outside "
-            f"[{low[dimension]:g}, {high[dimension]:g}], as in {outside.any(axis=1).sum()} of {len(action)} rows; clip "
-            "the actions, or store the true box as `action_low` and `action_high`"
-        )
-
-
-def _count_repeated(rows: np.ndarray) -> int:
-    rows = np.ascontiguousarray(rows)
-    return len(rows) - len(set(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel().tolist()))

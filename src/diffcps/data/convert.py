@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data.load import MINARI_ID, read
-from diffcps.data.rows import to_dataset
+from diffcps.data.actions import action_boxes, cut_off
+from diffcps.data.load import MINARI_ID, read, transitions
 from diffcps.data.writers import Attribute, write_hdf5, write_minari, write_npz
-from diffcps.types import Dataset, DatasetInfo, UserError
+from diffcps.types import Dataset, DatasetInfo, Reading, UserError
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def convert(
     source: str,
     target: str,
+    reading: Reading = Reading(),  # noqa: B008 (it is immutable)
     *,
     task: str | None = None,
     spec_of: Callable[[str], EnvSpec | None] | None = None,
@@ -43,12 +44,14 @@ def convert(
     path = _place_of(target)
     if path.exists() and not overwrite:
         raise UserError(f"{target}: is there already ({path}); choose another name, or replace it with --overwrite")
-    raw, task = read(source, task)
+    raw, rows, ends, task = read(source, reading, task)
     info = DatasetInfo(source, raw.sha256, raw.environment, raw.reference_min, raw.reference_max, task=task)
-    arrays = _arrays(to_dataset(raw, info))
+    box = action_boxes(raw, rows.action, reading, None, "", source).data
+    cut_off(rows.action, box)
+    arrays = _arrays(transitions(rows, ends, info), rows.absent)
     said: dict[str, Attribute | None] = {
-        "action_low": raw.action_low,
-        "action_high": raw.action_high,
+        "action_low": box.low,
+        "action_high": box.high,
         "env_id": info.environment,
         "ref_min_score": info.reference_min,
         "ref_max_score": info.reference_max,
@@ -64,6 +67,8 @@ def convert(
         case ".npz":
             write_npz(path, arrays, attributes)
         case _:
+            if rows.absent:
+                raise UserError(f"{source}: has no {rows.absent[0]}s, which a Minari dataset needs; name a file")
             spec = spec_of(info.environment) if spec_of is not None and info.environment is not None else None
             write_minari(target, arrays, attributes, spec)
     return path
@@ -80,9 +85,9 @@ def _place_of(target: str) -> Path:
     return get_dataset_path(target)
 
 
-def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
-    """The transitions under D4RL's names."""
-    return {
+def _arrays(dataset: Dataset, absent: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The transitions under D4RL's names, without the fields that the source does not have."""
+    arrays = {
         "observations": np.asarray(dataset.observation),
         "actions": np.asarray(dataset.action),
         "rewards": np.asarray(dataset.reward),
@@ -90,3 +95,4 @@ def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
         "terminals": np.asarray(dataset.terminal),
         "timeouts": np.asarray(dataset.timeout),
     }
+    return {name: array for name, array in arrays.items() if name.removesuffix("s") not in absent}

@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from diffcps.data.account import account_lines
 from diffcps.data.summary import DatasetSummary, Statistics
 from diffcps.plots import BLUE, GREEN, INK, ORANGE, save_figure, tidy
 from diffcps.types import Dataset
@@ -48,6 +49,7 @@ def dataset_table(summary: DatasetSummary) -> Table:
             f"{action.at_bound:.1%} at the bounds",
         )
     table.add_section()
+    row("account", "\n".join(account_lines(summary.account)))
     row("warnings", "\n".join(summary.warnings) or "none")
     row("SHA-256", summary.sha256)
     return table

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffcps.data.checks import find_warnings
+from diffcps.data.suspicions import find_warnings
 from diffcps.data.transforms import episode_sums
 from diffcps.tasks.references import normalised_score
-from diffcps.types import Dataset, UserError
+from diffcps.types import Account, Dataset, UserError
 
 AT_BOUND = 0.999
 """An action entry of at least this size (in [-1, 1]) counts as being at the bound."""
@@ -66,7 +66,9 @@ class DatasetSummary:
     """Over rows."""
     zero_reward_share: float
     warnings: tuple[str, ...]
-    """The lines of `find_warnings`."""
+    """What is suspicious, and what to do about it."""
+    account: Account
+    """What became of the rows and fields of the source."""
 
 
 def episode_returns(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -82,10 +84,10 @@ def episode_returns(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def describe(dataset: Dataset) -> DatasetSummary:
     """A dataset in numbers. Raises `UserError` where its rewards were transformed: returns would mean nothing."""
     info = dataset.info
-    if info.reward_transform != "none":
+    if info.reading.reward != "none" or info.reading.reward_scale != 1:
         raise UserError(
-            f"{info.source}: its rewards were transformed ({info.reward_transform}) when it was loaded; load it with "
-            'reward="none" for returns in the units of the environment'
+            f"{info.source}: its rewards were transformed ({info.reading.reward}, times {info.reading.reward_scale:g}) "
+            'when it was loaded; load it with reward="none" for returns in the units of the environment'
         )
     returns, lengths = episode_returns(dataset)
     reward = np.asarray(dataset.reward, dtype=np.float64)
@@ -108,7 +110,8 @@ def describe(dataset: Dataset) -> DatasetSummary:
         actions=_action_statistics(np.asarray(dataset.action, dtype=np.float64)),
         rewards=_statistics(reward),
         zero_reward_share=float((reward == 0).mean()),
-        warnings=tuple(find_warnings(dataset)),
+        warnings=info.account.warnings or tuple(find_warnings(dataset)),
+        account=info.account,
     )
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
-from diffcps.data.scaling import Scaling
-from diffcps.types import Dataset, EnvObservation, UserError
+from diffcps.data.checks import mean_and_deviation
+from diffcps.data.rows import PIECE_ROWS
+from diffcps.types import Dataset, RewardTransform, UserError
 
-RewardTransform = Literal["none", "cql_antmaze", "iql_antmaze", "iql_locomotion", "standardise"]
 
+def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.0) -> Dataset:
+    """The dataset with the rewards changed as `name` says, times `factor`; each transform is the function of that name.
 
-def transform_reward(dataset: Dataset, name: RewardTransform) -> Dataset:
-    """The dataset with the rewards changed as `name` says; each transform is the function of that name.
-
-    Raises `UserError` where a transform is undefined on these rewards, or the name is unknown.
+    Raises `UserError` where a transform is undefined on these rewards, the name is unknown, or the factor is not a
+    positive number.
     """
+    if not 0 < factor < np.inf:
+        raise UserError(f"{dataset.info.source}: the reward scale is {factor:g}; it must be above 0")
     reward = np.asarray(dataset.reward)
     try:
         match name:
             case "none":
-                return dataset
+                changed = reward
             case "cql_antmaze":
                 changed = cql_antmaze(reward)
             case "iql_antmaze":
@@ -38,7 +39,7 @@ def transform_reward(dataset: Dataset, name: RewardTransform) -> Dataset:
                 )
     except UserError as error:
         raise UserError(f"{dataset.info.source}: {error}") from None
-    return replace(dataset, reward=changed)
+    return replace(dataset, reward=changed if factor == 1 else (changed * factor).astype(np.float32))
 
 
 def cql_antmaze(reward: np.ndarray) -> np.ndarray:
@@ -78,23 +79,30 @@ def episode_sums(value: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.add.reduceat(value.astype(np.float64), starts)
 
 
-def normalise_observation(dataset: Dataset) -> Dataset:
-    """x -> (x - mean) / (std + 1e-3) on observation and next_observation, mean and std being those of observation.
+def normalise_observation(
+    dataset: Dataset, shift: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0
+) -> Dataset:
+    """x -> (x - mean) / std on observation and next_observation, mean and std being those of observation.
 
-    `info.observation_mean` and `info.observation_std` hold what the policy has to apply, the 1e-3 included.
+    `info.observation_mean` and `info.observation_std` hold what the policy has to apply, where its observations are
+    shift + scale * x. std is infinite where a column is constant: such a column stays 0 for the networks even when it
+    moves in use. Nothing is added to std, so that neither scale nor offset of the observations matters (TD3+BC adds
+    1e-3). The result takes the arrays of `dataset` over.
+
     Raises `UserError` where the observations were normalised before.
     Reference: TD3+BC (arXiv:2106.06860), section 5.1.
     """
     if dataset.info.observation_mean is not None:
         raise UserError(f"{dataset.info.source}: the observations are already normalised; do it once")
-    observation = np.asarray(dataset.observation)
-    mean = observation.mean(axis=0, dtype=np.float64).astype(np.float32)
-    std = (observation.std(axis=0, dtype=np.float64) + 1e-3).astype(np.float32)
-    info = replace(dataset.info, observation_mean=tuple(mean.tolist()), observation_std=tuple(std.tolist()))
-    scaling = Scaling.of(info)
-    return replace(
-        dataset,
-        observation=scaling.observation(EnvObservation(observation)),
-        next_observation=scaling.observation(EnvObservation(np.asarray(dataset.next_observation))),
-        info=info,
-    )
+    mean, std = mean_and_deviation(np.asarray(dataset.observation))
+    std = np.where(std > 0, std, np.inf)
+    for array in (np.asarray(dataset.observation), np.asarray(dataset.next_observation)):
+        rescale(array, mean, std)
+    of_policy = (tuple((shift + scale * mean).tolist()), tuple((scale * std).tolist()))
+    return replace(dataset, info=replace(dataset.info, observation_mean=of_policy[0], observation_std=of_policy[1]))
+
+
+def rescale(array: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+    """(x - mean) / std in place, (n, size) float32, worked out in float64 piece by piece."""
+    for start in range(0, len(array), PIECE_ROWS):
+        array[start : start + PIECE_ROWS] = (array[start : start + PIECE_ROWS] - mean) / std

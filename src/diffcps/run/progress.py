@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.data.account import account_lines
 from diffcps.run.record import Evaluation, Measurement, RunRecord
 from diffcps.run.table import number_text, score_text
 from diffcps.tasks.references import normalised_score
@@ -60,10 +62,11 @@ class Display(Protocol):
 
 
 class Silent:
-    """A display that shows nothing."""
+    """A display that shows nothing but what must not go unsaid, as warnings of the logger `diffcps`."""
 
     def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
-        pass
+        for warning in record.dataset.account.warnings:
+            self.note(f"{record.dataset.source}: {warning}")
 
     def waiting(self) -> None:
         pass
@@ -78,7 +81,7 @@ class Silent:
         pass
 
     def note(self, text: str) -> None:
-        pass
+        logging.getLogger("diffcps").warning(text)
 
 
 class Live:
@@ -121,6 +124,10 @@ class Live:
         self._alive = {member.index for member in self._members}
         self._update, self._best = update, dict(best)
         self._doing = "compiling"
+        for line in account_lines(record.dataset.account):
+            self.note(f"data: {line}")
+        for line in record.dataset.account.warnings:
+            self.note(f"warning: {line}")
         if self._console.is_interactive:
             self._live = rich.live.Live(self._render(), console=self._console, auto_refresh=False)
             self._live.start(refresh=True)

@@ -5,36 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+
+import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.data import load_dataset
-from diffcps.data.load import BUILTIN
-from diffcps.data.transforms import RewardTransform
+from diffcps.data.actions import Box
+from diffcps.data.load import BUILTIN, load
+from diffcps.envs.make import environment_spec
 from diffcps.presets import NO_PRESET, presets_of
 from diffcps.run import fields
 from diffcps.run.record import RunRecord
-from diffcps.run.settings import Settings
+from diffcps.run.settings import NO_ENVIRONMENT, Settings
 from diffcps.tasks.catalogue import Task, find_task
-from diffcps.types import Configuration, Dataset, Real, UserError
-
-
-@dataclass(frozen=True)
-class DataRequest:
-    """Which data, and what is done to them on the way in; None is what nobody has said."""
-
-    source: str | None = None
-    """What `load_dataset` takes."""
-    reward: RewardTransform | None = None
-    normalise_observation: bool | None = None
-
-    def or_else(self, other: DataRequest) -> DataRequest:
-        """What `other` says where this says nothing."""
-        return DataRequest(
-            other.source if self.source is None else self.source,
-            other.reward if self.reward is None else self.reward,
-            other.normalise_observation if self.normalise_observation is None else self.normalise_observation,
-        )
+from diffcps.types import Configuration, Dataset, Reading, Real, UserError
 
 
 @dataclass(frozen=True)
@@ -46,7 +29,10 @@ class Given:
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
     """Fields of `Settings`."""
-    data: DataRequest = DataRequest()
+    source: str | None = None
+    """Which data: what `load_dataset` takes."""
+    reading: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Fields of `Reading`."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +44,22 @@ class Request:
     sweep: Mapping[str, tuple[float, ...]]
     settings: Settings
     source: str
-    reward: RewardTransform
-    normalise_observation: bool
+    reading: Reading
     task: str | None
     preset: str | None
     """Name of the preset that was taken."""
 
     def load(self) -> Dataset:
         """The data of the run. Raises `UserError`."""
-        return load_dataset(
-            self.source, reward=self.reward, normalise_observation=self.normalise_observation, task=self.task
-        )
+        return load(self.source, self.reading, task=self.task, box_of=self._box_of)
+
+    def _box_of(self, of_data: str | None) -> tuple[str, Box] | None:
+        """Name and action box of the environment that scores the run."""
+        environment = self.settings.env or of_data
+        if environment is None or environment == NO_ENVIRONMENT:
+            return None
+        sizes = environment_spec(environment)
+        return environment, Box(np.asarray(sizes.action_low, np.float32), np.asarray(sizes.action_high, np.float32))
 
 
 def resolve(
@@ -87,19 +78,17 @@ def resolve(
     kind = ALGORITHMS[method].Config
     if stored is None:
         purpose = None if task is None else find_task(task)
-        base, sweep, settings = {}, {}, {}
-        data = DataRequest(source=None if purpose is None else purpose.id)
+        base, sweep, settings, reading = {}, {}, {}, {}
+        source = BUILTIN if purpose is None else purpose.id
     else:
         purpose = _stored_task(method, task, stored)
         base = {name: value for name, value in fields.values_of(stored.config).items() if name not in stored.sweep}
         sweep, settings = dict(stored.sweep), fields.values_of(stored.settings)
-        data = _stored_data(stored)
+        source, reading = stored.dataset.source, fields.values_of(stored.dataset.reading)
     chosen = _preset_name(method, preset, purpose if stored is None else None)
     if chosen is not None:
         base |= presets_of(method)[chosen].fields
-        data = DataRequest(reward=reward_of_preset(method, chosen)).or_else(data)
-    data = given.data.or_else(data).or_else(DataRequest(BUILTIN, "none", False))
-    assert data.source is not None and data.reward is not None and data.normalise_observation is not None
+        reading["reward"] = presets_of(method)[chosen].reward
     sweep = {name: values for name, values in sweep.items() if name not in given.fields} | dict(given.sweep)
     check_sweep(kind, sweep)
     values = {**base, **given.fields} | {name: swept[0] for name, swept in sweep.items()}
@@ -108,9 +97,8 @@ def resolve(
         config=fields.build(kind, values),
         sweep=sweep,
         settings=fields.build(Settings, settings | dict(given.settings)),
-        source=data.source,
-        reward=data.reward,
-        normalise_observation=data.normalise_observation,
+        source=source if given.source is None else given.source,
+        reading=fields.build(Reading, reading | dict(given.reading)),
         task=None if purpose is None else purpose.id,
         preset=chosen,
     )
@@ -154,11 +142,6 @@ def _stored_task(method: str, task: str | None, stored: RunRecord) -> Task | Non
     return None if found is None else find_task(found)
 
 
-def _stored_data(stored: RunRecord) -> DataRequest:
-    info = stored.dataset
-    return DataRequest(info.source, cast(RewardTransform, info.reward_transform), info.observation_mean is not None)
-
-
 def _preset_name(method: str, name: str | None, task: Task | None) -> str | None:
     presets = presets_of(method)
     if name == NO_PRESET:
@@ -168,8 +151,3 @@ def _preset_name(method: str, name: str | None, task: Task | None) -> str | None
     if name not in presets:
         raise UserError(fields.unknown_name(name, presets, "preset"))
     return name
-
-
-def reward_of_preset(method: str, preset: str) -> RewardTransform:
-    """The transform of the rewards that a preset asks for."""
-    return cast(RewardTransform, presets_of(method)[preset].reward)

@@ -12,15 +12,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import jax
 import numpy as np
 
 from diffcps.data.summary import episode_returns
-from diffcps.data.transforms import RewardTransform
 from diffcps.envs.make import check_fits
 from diffcps.evaluation.scores import Scores, four_scores
+from diffcps.presets import presets_of
 from diffcps.run import fields
 from diffcps.run.best import Best
 from diffcps.run.evaluate import evaluate_members, of_member, reference_of
@@ -28,13 +27,13 @@ from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
 from diffcps.run.progress import Display, Silent
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
-from diffcps.run.resolve import DataRequest, Given, Request, given_by, method_of, resolve, reward_of_preset
+from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
 from diffcps.run.settings import NO_ENVIRONMENT, Settings
 from diffcps.storage import Json
 from diffcps.training import loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
-from diffcps.types import Configuration, Dataset, DatasetInfo, UserError
+from diffcps.types import Configuration, Dataset, DatasetInfo, Need, Reading, UserError
 
 PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 """Packages whose versions are written down with a run."""
@@ -48,6 +47,7 @@ def train(
     out: str | Path,
     task: str | None = None,
     preset: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008 (it is immutable)
     sweep: Mapping[str, Sequence[float]] | None = None,
     resume: bool = False,
     display: Display | None = None,
@@ -56,7 +56,8 @@ def train(
 
     `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns, by default the data of `task`
     (`diffcps data list`), else the built-in dataset. `preset` names hyper-parameters of the paper, by default those of
-    the task; "none" takes no preset. A field of `config` with another value than its default stays as it is; all
+    the task; "none" takes no preset. `reading` says how the data are read, where they are not loaded yet. A field of
+    `config` with another value than its default stays as it is; all
     others take the preset's value. `sweep` gives real-valued fields several values.
 
     Returns the run's summary: the four scores of each member, as in `summary.json`. With `resume` an interrupted run
@@ -68,7 +69,8 @@ def train(
         fields=given_by(config),
         sweep={name: tuple(values) for name, values in (sweep or {}).items()},
         settings={} if settings is None else given_by(settings),
-        data=_data_given(dataset),
+        source=dataset.info.source if isinstance(dataset, Dataset) else None if dataset is None else str(dataset),
+        reading=fields.values_of(dataset.info.reading) if isinstance(dataset, Dataset) else given_by(reading),
     )
     request = resolve(method, given, task, preset)
     if not isinstance(dataset, Dataset):
@@ -77,22 +79,15 @@ def train(
     return run(request, dataset, out, resume=resume, display=display)
 
 
-def _data_given(dataset: Dataset | str | Path | None) -> DataRequest:
-    if not isinstance(dataset, Dataset):
-        return DataRequest(None if dataset is None else str(dataset))
-    info = dataset.info
-    return DataRequest(info.source, cast(RewardTransform, info.reward_transform), info.observation_mean is not None)
-
-
 def _check_loaded(info: DatasetInfo, request: Request) -> None:
     """Raises `UserError` where a dataset was loaded in another way than its task and preset want."""
     if request.task is not None and info.task != request.task:
         raise UserError(f"{info.source}: was loaded for {info.task or 'no task'}; load it with task={request.task!r}")
     if request.preset is not None:
-        wanted = reward_of_preset(request.method, request.preset)
-        if info.reward_transform != wanted:
+        wanted = presets_of(request.method)[request.preset].reward
+        if info.reading.reward != wanted:
             raise UserError(
-                f"{info.source}: was loaded with reward={info.reward_transform!r}, where preset {request.preset} wants "
+                f"{info.source}: was loaded with reward={info.reading.reward!r}, where preset {request.preset} wants "
                 f"{wanted!r}: load it with reward={wanted!r}, or train with preset='none'"
             )
 
@@ -108,6 +103,7 @@ def run(
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
     program.starts(record.settings.updates)  # raises where a stage would have no update
+    check_needs(program.needs, record.algorithm, dataset.info)
     with folder.locked():
         record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
@@ -172,6 +168,22 @@ def _log(
     display.logged(training.update, rows)
 
 
+def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:
+    """Raises `UserError` where the data lack what the method reads."""
+    for field in info.account.absent:
+        if field in needs:
+            raise UserError(
+                f"{info.source}: has no {field}s, which {method} needs; store them, or clone the behaviour with bc or "
+                "diffusion_bc"
+            )
+    if "order" in needs and not info.account.ordered:
+        raise UserError(
+            f"{info.source}: its rows are not in the order of its episodes, on which the returns of {method} rest "
+            f"({'; '.join(info.account.warnings[:1]) or 'their ends are not known'}); put them in order, or say with "
+            "--environments 1 that they are"
+        )
+
+
 def _record(request: Request, dataset: Dataset) -> RunRecord:
     """Everything that determines the run, and where it is made."""
     environment = environment_of(request.settings, dataset.info)
@@ -199,10 +211,14 @@ def environment_of(settings: Settings, info: DatasetInfo) -> str | None:
 
 
 def data_return(dataset: Dataset) -> float | None:
-    """Mean return of the episodes in the data: what a policy has to beat. None where rewards were transformed."""
-    if dataset.info.reward_transform != "none":
+    """Mean return of the episodes in the data, in the environment's units: what a policy has to beat.
+
+    None where rewards were transformed or there are none, and where the rows are not in the order of the episodes.
+    """
+    account, reading = dataset.info.account, dataset.info.reading
+    if reading.reward != "none" or "reward" in account.absent or not account.ordered:
         return None
-    return float(np.mean(episode_returns(dataset)[0]))
+    return float(np.mean(episode_returns(dataset)[0])) / reading.reward_scale
 
 
 def _settle(folder: RunFolder, record: RunRecord, resume: bool, may_grow: bool) -> RunRecord:

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.data.checks import check_rows
-from diffcps.data.load import read_raw
-from diffcps.data.rows import RawRows, to_dataset
+from diffcps.data.checks import Rows
+from diffcps.data.load import read, transitions
 from diffcps.envs.ant_maze import SUCCESS_RADIUS
 from diffcps.envs.make import EnvironmentSpec, environment_spec
-from diffcps.types import DatasetInfo, UserError
+from diffcps.types import DatasetInfo, Reading, UserError
 
 GOAL_ROWS, GOAL_STEPS = 50_000, 1000
 """A goal is sought with so many rows and corrections at most."""
@@ -58,13 +57,10 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     Unlike `load_dataset` it takes actions outside their box, and remarks on them. Raises `UserError` for a file that
     cannot be read and for sizes that are not the environment's.
     """
-    found, spec = read_raw(source), environment_spec(environment_id)
-    raw = check_rows(_with_a_wide_box(found), source)
-    info = DatasetInfo(source=source, sha256=raw.sha256)
-    data = to_dataset(raw, info)
-    _check_sizes(raw, spec, source, environment_id)
-    numbered = to_dataset(raw._replace(reward=np.arange(len(raw.reward), dtype=np.float64)), info)
-    kept = np.asarray(numbered.reward, int)  # rows of the file that became transitions
+    spec = environment_spec(environment_id)
+    raw, rows, ends, _ = read(source, Reading(continuous_actions=True))
+    _check_sizes(rows, spec, source, environment_id, raw.environment)
+    data = transitions(rows, ends, DatasetInfo(source=source, sha256=raw.sha256))
     observation, action, reward, following, terminal, timeout = (
         np.asarray(x)
         for x in (data.observation, data.action, data.reward, data.next_observation, data.terminal, data.timeout)
@@ -73,7 +69,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     if raw.next_observation is None:
         # Rows before a dropped one end by the file's own rule; a terminal row has no next observation at all.
         following = np.where(terminal[:, None], np.nan, following)
-    infos = {name: value[kept] for name, value in _read_infos(source, len(raw.reward)).items()}
+    infos = {name: value[ends.kept] for name, value in _read_infos(source, rows.size).items()}
     record = Record(observation, action, reward, following, terminal, terminal | timeout, infos, scale)
     facts = FileFacts(
         source=source,
@@ -81,30 +77,23 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
         environment_of_file=raw.environment,
         rows=len(reward),
         has_next_observations=raw.next_observation is not None,
-        names_action_box=found.action_low is not None or found.action_high is not None,
+        names_action_box=raw.action_low is not None or raw.action_high is not None,
     )
     return record, facts, _remarks(action, spec)
 
 
-def _with_a_wide_box(raw: RawRows) -> RawRows:
-    """The same rows with an action box that holds every action."""
-    if np.ndim(raw.action) == 2 and np.size(raw.action) and np.asarray(raw.action).dtype.kind in "iuf":
-        widest = float(np.nanmax(np.abs(raw.action))) + 1.0  # NaN and infinity are for `check_rows` to refuse
-        if np.isfinite(widest):
-            return raw._replace(action_low=np.asarray(-widest), action_high=np.asarray(widest))
-    return raw
-
-
-def _check_sizes(raw: RawRows, spec: EnvironmentSpec, source: str, environment_id: str) -> None:
+def _check_sizes(
+    rows: Rows, spec: EnvironmentSpec, source: str, environment_id: str, environment_of_file: str | None
+) -> None:
     for name, ours, theirs in (
-        ("observations", raw.observation.shape[1], spec.observation_size),
-        ("actions", raw.action.shape[1], spec.action_size),
+        ("observations", rows.observation.shape[1], spec.observation_size),
+        ("actions", rows.action.shape[1], spec.action_size),
     ):
         if ours != theirs:
             raise UserError(
                 f"{source}: {name} have {ours} numbers, but {theirs} in environment {environment_id}: "
                 f"name the environment (and its version) that the data were recorded in"
-                + (f"; the file names {raw.environment}" if raw.environment else "")
+                + (f"; the file names {environment_of_file}" if environment_of_file else "")
             )
 
 

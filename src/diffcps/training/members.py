@@ -81,7 +81,8 @@ class Program:
         self._by_member = NamedSharding(mesh, PartitionSpec("members"))
         self.members = members
         self._make = make
-        self._stages = make(members[0].swept).stages
+        algorithm = make(members[0].swept)
+        self._stages, self.needs = algorithm.stages, algorithm.needs
         self._dataset = jax.device_put(dataset, NamedSharding(mesh, PartitionSpec()))
         self._swept = self.place(
             {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}

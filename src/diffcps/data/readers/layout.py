@@ -8,54 +8,122 @@ as npz entries. Nothing here unpickles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from diffcps.data.rows import FIELDS, RawRows
+from diffcps.data.rows import FIELDS, RawRows, Values
 from diffcps.types import UserError
 
-SPELLINGS = {field: (f"{field}s", field) for field in FIELDS}
-"""The names that each field may have in a file."""
-ARRAYS = {name for names in SPELLINGS.values() for name in names}
+SPELLINGS = {field: (f"{field}s", field) for field in FIELDS} | {
+    "terminal": ("terminals", "terminal", "terminations", "terminated"),
+    "timeout": ("timeouts", "timeout", "truncations", "truncated"),
+    "episode": ("episode_ids", "episode_id", "episode_index"),
+}
+"""The names that each field may have in a file where its meaning is certain: Gymnasium's for the ends of episodes."""
+NAMES = {name for names in SPELLINGS.values() for name in names}
 ATTRIBUTES = ("env_id", "ref_min_score", "ref_max_score", "action_low", "action_high")
+ABSENT = "none"
+"""What `--columns` says in the place of a name."""
+LIKE_AN_END = re.compile(
+    r"(^|[_./])(dones?|ends?|is_?last|last|is_?first|first|terminals?|terminations?|is_?terminal|terminate[ds]?"
+    r"|truncations?|truncated?|time_?outs?|episode(_?(ends?|starts?|terminals?|lengths?))?|masks?|not_?dones?|discounts?)$",
+    re.IGNORECASE,
+)
+"""Names of fields that may say where episodes end."""
+
+
+def named_columns(columns: Sequence[str], source: str) -> dict[str, str]:
+    """`--columns` as field -> name. Raises `UserError` for another form, and for an unknown field."""
+    found: dict[str, str] = {}
+    for column in columns:
+        field, equals, name = column.partition("=")
+        if not (equals and name) or field not in SPELLINGS:
+            raise UserError(
+                f"{source}: --columns takes FIELD=NAME, where FIELD is one of {', '.join(SPELLINGS)}; got {column!r}"
+            )
+        found[field] = name
+    return found
+
+
+def find_fields(found: Sequence[str], columns: Sequence[str], source: str) -> dict[str, str]:
+    """Which of the names that a source has are which fields: as `columns` says, else by their spelling.
+
+    Raises `UserError` where a field has two names, a name is not there, observations or actions are missing, and where
+    a name may say how episodes end and nobody has said what it means.
+    """
+    given = named_columns(columns, source)
+    names: dict[str, str] = {}
+    for field, spellings in SPELLINGS.items():
+        present = [name for name in spellings if name in found]
+        if field in given:
+            name = given[field]
+            if name not in (*found, ABSENT):
+                nearest = difflib.get_close_matches(name, found, n=3) or found
+                raise UserError(f"{source}: no field `{name}`; the file has {', '.join(nearest)}")
+            names |= {} if name == ABSENT else {field: name}
+        elif len(present) > 1:
+            raise UserError(
+                f"{source}: both `{present[0]}` and `{present[1]}` are there; keep one of them, or say which with "
+                f"--columns {field}={present[0]}"
+            )
+        elif present:
+            names[field] = present[0]
+        elif field in ("observation", "action"):
+            raise UserError(
+                f"{source}: no field `{spellings[0]}` (or `{spellings[1]}`); the file has "
+                f"{', '.join(found) or 'no field at all'}, and it needs observations and actions, with rewards, "
+                f"terminals, timeouts and next_observations where known; name what it has with --columns {field}=NAME"
+            )
+    _refuse_riddles(found, names, given, source)
+    return names
+
+
+def _refuse_riddles(found: Sequence[str], names: Mapping[str, str], given: Mapping[str, str], source: str) -> None:
+    """Raises `UserError` where an unread field may say how episodes end, and what is read does not settle that."""
+    settled = {"timeout", "episode"} & ({*names} | {*given})
+    riddles = [name for name in found if name not in names.values() and LIKE_AN_END.search(name)]
+    if riddles and (not settled or not {"terminal"} & ({*names} | {*given})):
+        riddle = riddles[0]
+        raise UserError(
+            f"{source}: `{riddle}` may say how episodes end, and its name does not say what it means: add "
+            f"--columns terminal={riddle} if it marks true ends alone, timeout={riddle} if it marks the last row of "
+            f"each episode{' and there are no true ends (terminal=none)' if 'terminal' not in names else ''}, or "
+            f"{'timeout=none' if 'terminal' in names else 'terminal=none timeout=none'} if it says neither"
+        )
 
 
 def raw_rows(
-    arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object], found: list[str], sha256: str, source: str
+    arrays: Mapping[str, Values],
+    names: Mapping[str, str],
+    attributes: Mapping[str, object],
+    found: Iterable[str],
+    sha256: str,
+    source: str,
 ) -> RawRows:
-    """Arrays and attributes of a file, by their names there, as a record. `found` are all names in the file.
+    """Arrays by their names in the file, as `find_fields` tells them apart, and attributes, as a record.
 
-    Raises `UserError` where a field is missing or stored under both spellings, and for an attribute of another kind.
+    `found` are all names in the file. Raises `UserError` for an attribute of another kind.
     """
-    names: dict[str, str] = {}
-    for field, spellings in SPELLINGS.items():
-        present = [name for name in spellings if name in arrays]
-        if len(present) > 1:
-            raise UserError(f"{source}: both `{present[0]}` and `{present[1]}` are there; keep one of them")
-        if present:
-            names[field] = present[0]
-        elif field not in ("timeout", "next_observation"):
-            raise UserError(
-                f"{source}: no field `{spellings[0]}` (or `{spellings[1]}`); the file has "
-                f"{', '.join(found) or 'no field at all'}, and it needs observations, actions, rewards and terminals, "
-                "with timeouts and next_observations where known"
-            )
-    values = {field: np.asarray(arrays[name]) for field, name in names.items()}
+    values = {field: arrays[name] for field, name in names.items()}
     return RawRows(
         observation=values["observation"],
         action=values["action"],
-        reward=values["reward"],
-        terminal=values["terminal"],
+        reward=values.get("reward"),
+        terminal=values.get("terminal"),
         timeout=values.get("timeout"),
         next_observation=values.get("next_observation"),
-        names=names,
+        names=dict(names),
         sha256=sha256,
         environment=_text(attributes, "env_id", source),
         reference_min=number(attributes, "ref_min_score", source),
         reference_max=number(attributes, "ref_max_score", source),
         action_low=_bound(attributes, "action_low", source),
         action_high=_bound(attributes, "action_high", source),
+        episode=values.get("episode"),
+        ignored=tuple(name for name in found if name not in names.values() and name not in ATTRIBUTES),
     )
 
 

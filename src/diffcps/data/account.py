@@ -1,0 +1,23 @@
+"""The account of a loading, in words."""
+
+from __future__ import annotations
+
+from diffcps.types import Account
+
+
+def account_lines(account: Account) -> list[str]:
+    """What became of the rows and fields of a source, a line each; nothing of a dataset that was not loaded."""
+    if not account.rows:
+        return []
+    lines = [f"{account.rows:,} rows in the source, {account.kept:,} transitions"]
+    lines += [f"dropped {count:,}: {why}" for why, count in account.dropped]
+    ends = ", ".join(f"{count:,} {kind}" for kind, count in account.ends)
+    lines.append(f"ends of episodes: {ends or 'none'}")
+    unread = f"; left unread: {_few(account.ignored)}" if account.ignored else ""
+    lines.append(f"read: {', '.join(account.read)}{unread}")
+    return lines + list(account.notes)
+
+
+def _few(names: tuple[str, ...], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
