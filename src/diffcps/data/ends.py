@@ -78,7 +78,7 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
     warnings: list[str] = []
     inside = ~rows.terminal if marked is None else ~(rows.terminal | marked)
     broken = inside & ~chained
-    ordered = reading.environments is not None or broken.sum() <= inside.sum() / 2 or rows.size < 10
+    ordered = broken.sum() <= inside.sum() / 2 or rows.size < 10
     if not ordered:
         number = environments_side_by_side(rows.observation, following)
         warnings.append(_out_of_order(int(broken.sum()), rows.size, number))
@@ -206,13 +206,11 @@ def _reset_rows_without_next(rows: Rows, steps: Steps, end: np.ndarray) -> np.nd
     inside = ~end & ~after
     inside[-1:] = False
     arriving = np.append(after[1:], False)  # the step to the end itself, which is the row after the end
-    if (
-        inside.any()
-        and _unusual(length, arriving, inside).mean() <= 0.1
-        and _unusual(length, after, inside).mean() >= 0.5
-    ):
-        return after
-    return np.zeros_like(end)
+    if not inside.any():
+        return np.zeros_like(end)
+    telling = after.sum() > 2 and (rows.reward[inside] == 0).mean() < 0.01  # no other row pays exactly nothing
+    jumps = _unusual(length, after, inside).mean() >= 0.5 and _unusual(length, arriving, inside).mean() <= 0.1
+    return after if telling or jumps else np.zeros_like(end)
 
 
 def _unusual(length: np.ndarray, which: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -179,8 +179,7 @@ def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:
     if "order" in needs and not info.account.ordered:
         raise UserError(
             f"{info.source}: its rows are not in the order of its episodes, on which the returns of {method} rest "
-            f"({'; '.join(info.account.warnings[:1]) or 'their ends are not known'}); put them in order, or say with "
-            "--environments 1 that they are"
+            f"({info.account.warnings[0] if info.account.warnings else 'their ends are not known'}): put them in order"
         )
 
 
