@@ -56,14 +56,13 @@ def read_d3rlpy(path: Path, source: str) -> RawRows:
 
 def _read_episodes(file: h5py.File, path: Path, source: str, sha256: str) -> RawRows:
     """Version 2."""
-    columns = [name.decode() if isinstance(name, bytes) else str(name) for name in np.ravel(file["columns"][()])]
-    version = file["version"][()] if "version" in file else b""
-    if (version.decode() if isinstance(version, bytes) else str(version)) == "2.0":
+    columns = [_text(name) for name in _values(file, "columns", source)]
+    if "version" in file and _text(_values(file, "version", source)[0]) == "2.0":
         raise UserError(f"{source}: a dump of d3rlpy 2.0, which d3rlpy itself reads no more; write it with a later one")
     needed = ("observations", "actions", "rewards", "terminated")
     if missing := [name for name in needed if name not in columns]:
         raise UserError(f"{source}: no column {listed(missing)} in this dump of d3rlpy; write it again")
-    count = np.ravel(file["num_episodes"][()])
+    count = _values(file, "num_episodes", source)
     if count.size != 1 or count.dtype.kind not in "iu" or count[0] < 1:
         raise UserError(f"{source}: `num_episodes` is {count.tolist()}; a dump of d3rlpy needs one episode at least")
     arrays = {name: [_arrays(file, name, episode, source) for episode in range(count[0])] for name in needed}
@@ -78,7 +77,7 @@ def _read_episodes(file: h5py.File, path: Path, source: str, sha256: str) -> Raw
                     f"{source}: `{names[0]}` has {file[names[0]].shape[0]} rows and `actions_{episode}` has "
                     f"{lengths[episode]}; write the dump again"
                 )
-    terminated = np.array([bool(np.all(file[name][()])) for (name, *_) in arrays["terminated"]])
+    terminated = np.array([bool(_values(file, name, source).all()) for (name, *_) in arrays["terminated"]])
     last = np.cumsum(lengths) - 1
     terminal, timeout = np.zeros((2, lengths.sum()), bool)
     terminal[last], timeout[last] = terminated, ~terminated
@@ -103,6 +102,22 @@ def _read_episodes(file: h5py.File, path: Path, source: str, sha256: str) -> Raw
     )
 
 
+def _values(file: h5py.File, name: str, source: str) -> np.ndarray:
+    """A small array of the file as it is, flat. Raises `UserError` for a group."""
+    import h5py
+
+    item = file[name]
+    if not isinstance(item, h5py.Dataset) or not item.size:
+        raise UserError(
+            f"{source}: `{name}` must be an array with a value; the dump of d3rlpy is damaged, write it again"
+        )
+    return np.ravel(item[()])
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def _arrays(file: h5py.File, name: str, episode: int, source: str) -> tuple[str, ...]:
     """The arrays of a column of one episode: one, or observations_3_0, observations_3_1, ... for those in parts."""
     if f"{name}_{episode}" in file:
@@ -119,7 +134,7 @@ def _read_flat(file: h5py.File, path: Path, source: str, sha256: str) -> RawRows
     """Version 1."""
     if missing := [name for name in FLAT if name not in file]:
         raise UserError(f"{source}: no field {listed(missing)} in this MDPDataset of d3rlpy; write it again")
-    if np.any(file["discrete_action"][()]):
+    if _values(file, "discrete_action", source).any():
         raise UserError(
             f"{source}: `discrete_action` says that actions are choices; the methods here need real numbers"
         )

@@ -80,7 +80,7 @@ def vector_sizes(group: h5py.Group) -> dict[str, int | None]:
 
 
 def choose_keys(sizes: Mapping[str, int | None], keys: tuple[str, ...], source: str, where: str) -> Parts:
-    """Which of the parts of an observation to read: `keys` in their order; without, all in natural order of their names.
+    """Which parts of an observation to read: `keys` in their order; without, all in natural order of their names.
 
     `sizes` are the numbers per row of each part, None for pictures, texts and whatever else is no vector. `where` is
     how messages call the observations. Raises `UserError` for a key that does not exist, stands twice or is no vector,
@@ -154,6 +154,8 @@ def beside(file: h5py.File, arrays: Sequence[tuple[str, ...]], path: Path, sourc
                 f"{shape}; all episodes need the same"
             )
         shape, rows = row, rows + shapes[0][0]
+    if rows == 0:
+        raise UserError(f"{source}: `{arrays[0][0].strip('/')}` has no rows; the file is empty")
     return Beside(path, source, tuple(arrays), (rows, *(shape or ())), np.result_type(*set(dtypes)))
 
 

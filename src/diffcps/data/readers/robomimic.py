@@ -178,7 +178,7 @@ def _notes(file: h5py.File) -> list[str]:
     except (ValueError, TypeError, AttributeError):
         name = None
     if name is not None:
-        notes.append(f"recorded in robomimic's {name!s:.80}, which is no Gymnasium environment: `--env` names one")
+        notes.append(f"recorded in robomimic's {name!s:.80}, which is taken for no Gymnasium id: `--env` names one")
     if "mask" in file:
         masks = natural_order(file["mask"])
         notes.append(f"`mask` ({listed(masks)}) is not used: all demonstrations are read, whatever their set")
