@@ -230,6 +230,8 @@ def _below(
 
 def _column(table: Table, field: str, names: tuple[str, ...]) -> TableColumn:
     """The columns of a field as one array."""
+    import pyarrow
+
     sizes, dtypes = [], []
     for name in names:
         if field == "episode" and _is_text(table.types[name]):
@@ -239,7 +241,7 @@ def _column(table: Table, field: str, names: tuple[str, ...]) -> TableColumn:
         if (size := _size(table, name)) is None:
             raise UserError(f"{table.source}: `{name}` is of type {table.types[name]}; `{field}` needs numbers")
         sizes.append(size)
-        dtypes.append(_item_type(table.types[name]).to_pandas_dtype())
+        dtypes.append(_flat(pyarrow.array([], _item_type(table.types[name]))).dtype)
     if field not in VECTORS and sum(sizes) != 1:
         raise UserError(
             f"{table.source}: `{field}` is {_short(names)}, {sum(sizes)} numbers a row; it must be one number"
