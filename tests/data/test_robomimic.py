@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from diffcps.data.readers.parts import open_hdf5, read_group
+from diffcps.data.readers.parts import group_at, open_hdf5, read_group
 from diffcps.data.readers.robomimic import is_robomimic, read_robomimic
 from tests.data.rows import kept, peak_over_kept, refused
 
@@ -202,6 +202,14 @@ def test_empty_demonstrations_are_named(demos, write):
     assert raw.observation.shape == (24, 17) and "data/demo_7" in raw.ignored
 
 
+def test_array_in_the_place_of_a_group(demos, write):
+    demos["demo_0"]["obs"] = np.zeros((4, 3))
+    for key in SIZES:
+        del demos["demo_0"][f"obs/{key}"]
+    path = write(demos)
+    assert "`obs` must be a group" in refused(lambda: read_robomimic(path, "demo", ()), "demo")
+
+
 def test_truncated_and_recognised(demos, write, tmp_path):
     path = write(demos)
     assert is_robomimic(path)
@@ -243,8 +251,8 @@ def groups(tmp_path: Path) -> Path:
 
 def test_group_of_observations(groups):
     with open_hdf5(groups, "groups") as file:
-        column, parts = read_group(file["observations"], groups, "groups", ())
-        following, _ = read_group(file["next_observations"], groups, "groups", parts.keys)
+        column, parts = read_group(group_at(file, "observations", "groups"), groups, "groups", ())
+        following, _ = read_group(group_at(file, "next_observations", "groups"), groups, "groups", parts.keys)
     assert parts.keys == ("position", "time", "velocity")
     step = np.arange(5.0)
     position = [3 * step, 3 * step + 1, 3 * step + 2]
@@ -254,5 +262,5 @@ def test_group_of_observations(groups):
 
 def test_group_of_observations_with_keys(groups):
     with open_hdf5(groups, "groups") as file:
-        column, parts = read_group(file["observations"], groups, "groups", ("time",))
+        column, parts = read_group(group_at(file, "observations", "groups"), groups, "groups", ("time",))
     assert parts.ignored == ("position", "velocity") and column.shape == (5,)

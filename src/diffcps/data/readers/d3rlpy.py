@@ -21,7 +21,7 @@ import numpy as np
 
 from diffcps.data.hashes import sha256_of_file
 from diffcps.data.readers.names import listed, natural_order
-from diffcps.data.readers.parts import Beside, beside, open_hdf5, read_flags
+from diffcps.data.readers.parts import Beside, array_at, beside, open_hdf5, read_flags
 from diffcps.data.rows import RawRows
 from diffcps.types import UserError
 
@@ -67,14 +67,14 @@ def _read_episodes(file: h5py.File, path: Path, source: str, sha256: str) -> Raw
         raise UserError(f"{source}: `num_episodes` is {count.tolist()}; a dump of d3rlpy needs one episode at least")
     arrays = {name: [_arrays(file, name, episode, source) for episode in range(count[0])] for name in needed}
     fields = {name: beside(file, arrays[name], path, source) for name in needed[:3]}
-    lengths = np.array([file[names[0]].shape[0] for names in arrays["actions"]])
+    lengths = np.array([array_at(file, names[0], source).shape[0] for names in arrays["actions"]])
     if not lengths.all():
         raise UserError(f"{source}: episode {int((lengths == 0).argmax())} has no steps; write the dump without it")
     for name in ("observations", "rewards"):
         for episode, names in enumerate(arrays[name]):
-            if file[names[0]].shape[0] != lengths[episode]:
+            if (rows := array_at(file, names[0], source).shape[0]) != lengths[episode]:
                 raise UserError(
-                    f"{source}: `{names[0]}` has {file[names[0]].shape[0]} rows and `actions_{episode}` has "
+                    f"{source}: `{names[0]}` has {rows} rows and `actions_{episode}` has "
                     f"{lengths[episode]}; write the dump again"
                 )
     terminated = np.array([bool(_values(file, name, source).all()) for (name, *_) in arrays["terminated"]])
@@ -161,7 +161,7 @@ def _read_flat(file: h5py.File, path: Path, source: str, sha256: str) -> RawRows
         next_observation=None,
         names=names,
         sha256=sha256,
-        ignored=tuple(natural_order(name for name in file if name not in read)),
+        ignored=tuple(natural_order(name for name in list(file) if name not in read)),
         notes=notes,
     )
 

@@ -41,7 +41,7 @@ class Beside(NamedTuple):
         """As in `Column`. Raises `UserError` where the file is damaged."""
         with open_hdf5(self.path, self.source) as file:
             for names in self.arrays:
-                arrays = [file[name] for name in names]
+                arrays = [array_at(file, name, self.source) for name in names]
                 for start in range(0, arrays[0].shape[0], rows):
                     blocks = [array[start : start + rows] for array in arrays]
                     if len(blocks) > 1:
@@ -62,6 +62,26 @@ def open_hdf5(path: Path, source: str) -> Iterator[h5py.File]:
             f"{source}: not a complete HDF5 file ({first_line(error)}); it may be truncated or of another format, "
             "copy or download it again"
         ) from error
+
+
+def array_at(file: h5py.Group, name: str, source: str) -> h5py.Dataset:
+    """An array with rows. Raises `UserError` for a group or a single value."""
+    import h5py
+
+    item = file[name]
+    if not isinstance(item, h5py.Dataset) or item.ndim == 0:
+        raise UserError(f"{source}: `{name.strip('/')}` must be an array with one row per step")
+    return item
+
+
+def group_at(file: h5py.Group, name: str, source: str) -> h5py.Group:
+    """A group. Raises `UserError` for an array."""
+    import h5py
+
+    item = file[name]
+    if not isinstance(item, h5py.Group):
+        raise UserError(f"{source}: `{name.strip('/')}` must be a group of arrays")
+    return item
 
 
 def vector_sizes(group: h5py.Group) -> dict[str, int | None]:
@@ -127,17 +147,11 @@ def beside(file: h5py.File, arrays: Sequence[tuple[str, ...]], path: Path, sourc
     """`Beside` with its shape and type: (rows,) for one number a row, else (rows, numbers); one array alone keeps its
     shape. Raises `UserError` for a group, and where arrays that stand side by side differ in rows, or tuples in numbers
     a row."""
-    import h5py
-
     shape, dtypes, rows = None, [], 0
     for names in arrays:
-        shapes = []
-        for name in names:
-            item = file[name]
-            if not isinstance(item, h5py.Dataset) or item.ndim == 0:
-                raise UserError(f"{source}: `{name.strip('/')}` must be an array with one row per step")
-            shapes.append(item.shape)
-            dtypes.append(item.dtype)
+        found = [array_at(file, name, source) for name in names]
+        shapes = [array.shape for array in found]
+        dtypes += [array.dtype for array in found]
         for name, other in zip(names[1:], shapes[1:], strict=True):
             if other[0] != shapes[0][0]:
                 raise UserError(

@@ -20,7 +20,16 @@ import numpy as np
 
 from diffcps.data.hashes import sha256_of_file
 from diffcps.data.readers.names import listed, natural_order
-from diffcps.data.readers.parts import Beside, beside, choose_keys, open_hdf5, read_flags, vector_sizes
+from diffcps.data.readers.parts import (
+    Beside,
+    array_at,
+    beside,
+    choose_keys,
+    group_at,
+    open_hdf5,
+    read_flags,
+    vector_sizes,
+)
 from diffcps.data.rows import RawRows, whole
 from diffcps.types import UserError
 
@@ -53,11 +62,16 @@ def read_robomimic(path: Path, source: str, observation_keys: tuple[str, ...]) -
     Raises `UserError` where the file is damaged, a demonstration lacks what others have or differs in sizes, a key does
     not exist or is no vector, or keys are needed.
     """
+    import h5py
+
     sha256 = sha256_of_file(path, source)
     with open_hdf5(path, source) as file:
-        data = file["data"]
-        names = [name for name in natural_order(data) if "actions" in data[name]]
-        demos = [f"data/{name}" for name in names if data[name]["actions"].shape[:1] != (0,)]
+        data = group_at(file, "data", source)
+        demos = [
+            f"data/{name}"
+            for name in natural_order(data)
+            if isinstance(data[name], h5py.Group) and f"{name}/actions" in data and _rows(data, name, source)
+        ]
         if not demos:
             raise UserError(f"{source}: no demonstration in `data` has a row; it needs at least one")
         has = {field: _in_all(file, demos, field, source) for field in READ}
@@ -66,8 +80,8 @@ def read_robomimic(path: Path, source: str, observation_keys: tuple[str, ...]) -
                 f"{source}: the demonstrations have no `obs`; extract the observations first, with robomimic's "
                 "dataset_states_to_obs.py"
             )
-        first = file[demos[0]]
-        parts = choose_keys(vector_sizes(first["obs"]), observation_keys, source, "obs")
+        first = group_at(file, demos[0], source)
+        parts = choose_keys(vector_sizes(group_at(first, "obs", source)), observation_keys, source, "obs")
         columns = {
             field: beside(file, [tuple(f"{demo}/{array}" for array in arrays) for demo in demos], path, source)
             for field, arrays in {
@@ -76,15 +90,15 @@ def read_robomimic(path: Path, source: str, observation_keys: tuple[str, ...]) -
             }.items()
             if has[field] and all(_in_all(file, demos, array, source) for array in arrays)
         }
-        lengths = np.array([file[f"{demo}/actions"].shape[0] for demo in demos])
+        lengths = np.array([_rows(file, demo, source) for demo in demos])
         _check_lengths(file, demos, columns, source)
         ignored = (
-            *natural_order(name for name in file if name != "data"),
+            *natural_order(name for name in list(file) if name != "data"),
             *(f"data/{name}" for name in natural_order(data) if f"data/{name}" not in demos),
-            *natural_order(name for name in first if name not in READ),
+            *natural_order(name for name in list(first) if name not in READ),
             *(f"obs/{name}" for name in parts.ignored),
         )
-        notes = [*parts.notes, *_notes(file)]
+        notes = [*parts.notes, *_notes(file, source)]
     terminal = None
     if "dones" in columns:
         terminal, said = _read_terminals(columns["dones"], columns.get("rewards"), lengths)
@@ -114,9 +128,13 @@ def read_robomimic(path: Path, source: str, observation_keys: tuple[str, ...]) -
     )
 
 
+def _rows(file: h5py.Group, demo: str, source: str) -> int:
+    return array_at(file, f"{demo}/actions", source).shape[0]
+
+
 def _in_all(file: h5py.File, demos: list[str], name: str, source: str) -> bool:
     """Whether every demonstration has an array or group; False where none has. `UserError` where only some have."""
-    without = [demo for demo in demos if name not in file[demo]]
+    without = [demo for demo in demos if f"{demo}/{name}" not in file]
     if without and len(without) < len(demos):
         raise UserError(
             f"{source}: `{without[0]}` has no `{name}`, which other demonstrations have; extract or copy it again"
@@ -129,12 +147,12 @@ def _in_all(file: h5py.File, demos: list[str], name: str, source: str) -> bool:
 def _check_lengths(file: h5py.File, demos: list[str], columns: dict[str, Beside], source: str) -> None:
     """Raises `UserError` where a field of a demonstration has another number of rows than its actions."""
     for place, demo in enumerate(demos):
-        rows = file[f"{demo}/actions"].shape[0]
+        rows = _rows(file, demo, source)
         for column in columns.values():
             name = column.arrays[place][0]
-            if file[name].shape[0] != rows:
+            if (found := array_at(file, name, source).shape[0]) != rows:
                 raise UserError(
-                    f"{source}: `{name}` has {file[name].shape[0]} rows and `{demo}/actions` has {rows}; every field "
+                    f"{source}: `{name}` has {found} rows and `{demo}/actions` has {rows}; every field "
                     "needs one row per step"
                 )
 
@@ -170,16 +188,16 @@ def _read_terminals(dones: Beside, rewards: Beside | None, lengths: np.ndarray) 
     return terminal, notes
 
 
-def _notes(file: h5py.File) -> list[str]:
+def _notes(file: h5py.File, source: str) -> list[str]:
     """What is said about the environment and the masks, which are not used."""
     notes = []
     try:
-        name = json.loads(file["data"].attrs.get("env_args", "{}")).get("env_name")
+        name = json.loads(group_at(file, "data", source).attrs.get("env_args", "{}")).get("env_name")
     except (ValueError, TypeError, AttributeError):
         name = None
     if name is not None:
         notes.append(f"recorded in robomimic's {name!s:.80}, which is taken for no Gymnasium id: `--env` names one")
     if "mask" in file:
-        masks = natural_order(file["mask"])
+        masks = natural_order(group_at(file, "mask", source))
         notes.append(f"`mask` ({listed(masks)}) is not used: all demonstrations are read, whatever their set")
     return notes

@@ -29,6 +29,7 @@ from diffcps.types import UserError
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.csv
 
 SPELLINGS = {
     "observation": ("observations", "observation", "obs"),
@@ -199,7 +200,7 @@ def _spelled(field: str, names: list[str], source: str) -> tuple[str, ...]:
         raise UserError(
             f"{source}: both `{first}` and `{second}` may be `{field}`; say which with `--columns {field}={first}`"
         )
-    numbers, (group,) = [], groups.values()
+    (group,) = groups.values()
     numbers = sorted(group)
     if numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         missing = next(i for i in range(0 if numbers[0] > 1 else numbers[0], numbers[-1]) if i not in group)
@@ -313,12 +314,12 @@ def _size(table: Table, name: str) -> int | None:
 
 def _numbers(array: pyarrow.Array, size: int, name: str, source: str) -> np.ndarray:
     """An array as (rows, size), missing values as NaN. Raises `UserError` where a list has another length."""
-    import pyarrow.compute
+    from pyarrow.compute import call_function
 
     if not _is_list(array.type):
         return _flat(array)[:, None]
     valid = np.asarray(array.is_valid())
-    lengths = np.asarray(pyarrow.compute.list_value_length(array.drop_null()))
+    lengths = np.asarray(call_function("list_value_length", [array.drop_null()]))
     if (lengths != size).any():
         raise UserError(
             f"{source}: `{name}` has lists of {size} numbers and of {lengths[lengths != size][0]}; one size is needed"
