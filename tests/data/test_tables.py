@@ -148,6 +148,10 @@ def test_columns_that_cannot_be_assigned(write):
     zeros = np.zeros(2)
     path = write({"obs_0": zeros, "observation_0": zeros, "action": zeros})
     assert "both `observation_0` and `obs_0`" in refused(lambda: read_table(path, "data"), "data")
+    write({"obs_1": zeros, "obs_01": zeros, "action": zeros})
+    assert "`obs_1` and `obs_01` have one number" in refused(lambda: read_table(path, "data"), "data")
+    write({"obs": zeros, "obs1": zeros, "action": zeros})
+    assert "both `obs` and `obs1`" in refused(lambda: read_table(path, "data"), "data")
     write({"obs_0": zeros, "obs_2": zeros, "action": zeros})
     assert "lack number 1" in refused(lambda: read_table(path, "data"), "data")
     write({"obs_0": zeros, "steer": zeros})
@@ -252,7 +256,7 @@ def test_lists(write_parquet):
     table = {
         "observations": pyarrow.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pyarrow.list_(pyarrow.float64())),
         "actions": pyarrow.array([[1], [2], [3]], pyarrow.list_(pyarrow.float32(), 1)),
-        "next_observations": pyarrow.array([[3.0, 4.0], [5.0, None], None], pyarrow.list_(pyarrow.float64(), 2)),
+        "next_observations": pyarrow.array([[3.0, 4.0], [5.0, None], None], pyarrow.list_(pyarrow.float64())),
     }
     raw = read_table(write_parquet(table), "data")
     assert kept(raw.observation).tolist() == [[1, 2], [3, 4], [5, 6]] and kept(raw.action).tolist() == [[1], [2], [3]]

@@ -191,8 +191,9 @@ def _spelled(field: str, names: list[str], source: str) -> tuple[str, ...]:
             if name == spelling:
                 groups[name] = {0: name}
             elif field in VECTORS and (number := re.fullmatch(rf"{spelling}([_.]?)(\d+)|{spelling}(\[)(\d+)\]", name)):
-                form = f"{spelling}{number[1] or number[3] or ''}"
-                groups.setdefault(form, {})[int(number[2] or number[4])] = name
+                group = groups.setdefault(f"{spelling}{number[1] or number[3] or ''}0", {})
+                if (twin := group.setdefault(int(number[2] or number[4]), name)) != name:
+                    raise UserError(f"{source}: `{twin}` and `{name}` have one number; rename or drop one of them")
     if not groups:
         return ()
     if len(groups) > 1:
