@@ -53,6 +53,8 @@ class RawRows(NamedTuple):
     """Names of what else is there."""
     notes: tuple[str, ...] = ()
     """What the reader had to decide, in words."""
+    file_rows: tuple[int, ...] = ()
+    """Rows of each of several joined files, in order: the last row of each ends its episode. Empty for one file."""
 
 
 def pieces(values: Values, rows: int = PIECE_ROWS) -> Iterator[np.ndarray]:
