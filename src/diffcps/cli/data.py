@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffcps.cli.console import Commands, Parser, complain, say, show
-from diffcps.types import UserError
+from diffcps.cli.flags import add_flags, given_fields
+from diffcps.run import fields
+from diffcps.types import Reading, UserError
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -30,19 +32,21 @@ def add(commands: Commands) -> None:
 
 def _add_show(commands: Commands) -> None:
     command = commands.add_parser("show", help="what is in a dataset, as a table and a picture", allow_abbrev=False)
-    command.add_argument("dataset", metavar="FILE|ID|builtin")
+    command.add_argument("dataset", metavar="FILE|FOLDER|ID|builtin", nargs="+")
     command.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
+    add_flags(command.add_argument_group("how the data are read"), Reading)
     command.set_defaults(command=_show, parser=command)
 
 
 def _show(options: argparse.Namespace) -> None:
-    from diffcps.data import load_dataset
+    from diffcps.data.load import load
     from diffcps.data.picture import dataset_table, save_dataset_figure
     from diffcps.data.summary import describe, episode_returns
 
-    dataset = load_dataset(options.dataset)
+    source = ",".join(options.dataset)
+    dataset = load(source, fields.build(Reading, given_fields(options, Reading)))
     show(dataset_table(describe(dataset)))
-    path = options.out or Path(Path(options.dataset).stem + ".png")
+    path = options.out or Path(Path(source).stem + ".png")
     save_dataset_figure(dataset, *episode_returns(dataset), path)
     print(f"picture: {path}")
 
@@ -211,13 +215,17 @@ def _add_convert(commands: Commands) -> None:
     command.add_argument("target", metavar="TARGET", help=".hdf5 or .npz file, or a Minari id such as name/of/set-v0")
     command.add_argument("--task", metavar="TASK", help="take environment and reference scores from this task")
     command.add_argument("--overwrite", action="store_true", help="replace what is there")
+    add_flags(command.add_argument_group("how the data are read"), Reading)
     command.set_defaults(command=_convert, parser=command)
 
 
 def _convert(options: argparse.Namespace) -> None:
     from diffcps.data.convert import convert
 
-    path = convert(options.source, options.target, task=options.task, overwrite=options.overwrite, spec_of=_spec_of)
+    reading = fields.build(Reading, given_fields(options, Reading))
+    path = convert(
+        options.source, options.target, reading, task=options.task, overwrite=options.overwrite, spec_of=_spec_of
+    )
     print(f"written: {path}")
 
 

@@ -43,8 +43,9 @@ def _add_data_flags(run: argparse._ArgumentGroup) -> None:
     )
     run.add_argument(
         "--dataset",
-        metavar="FILE|ID|builtin",
-        help="HDF5, npz, Minari, or builtin [that of the task, else builtin]",
+        metavar="FILE|FOLDER|ID|builtin",
+        nargs="+",
+        help="HDF5, npz, CSV or Parquet files, a folder of them, Minari, or builtin [that of the task, else builtin]",
     )
 
 
@@ -102,4 +103,4 @@ def _given(options: argparse.Namespace) -> Given:
         else:
             sweep[name] = tuple(value)
     settings, reading = given_fields(options, Settings), given_fields(options, Reading)
-    return Given(single, sweep, settings, options.dataset, reading)
+    return Given(single, sweep, settings, None if options.dataset is None else ",".join(options.dataset), reading)

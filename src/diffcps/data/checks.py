@@ -87,7 +87,14 @@ def check_rows(raw: RawRows, source: str, reading: Reading) -> Rows:
         np.zeros(rows, bool) if raw.terminal is None else _flags(raw.terminal, name("terminal", ""), source, notes)
     )
     timeout = None if raw.timeout is None else _flags(raw.timeout, name("timeout", ""), source, notes)
-    last = None if raw.episode is None else _last_of_each(raw.episode, name("episode", ""), source)
+    last = (
+        None
+        if raw.episode is None
+        else _last_of_each(raw.episode, name("episode", "the number of the episode"), source)
+    )
+    if raw.file_rows:
+        last = _with_last_of_files(last, raw, following is None or timeout is not None)
+        notes.append(f"{len(raw.file_rows)} files, one after the other; the last row of each ends its episode")
     said = tuple(dict.fromkeys(notes))
     return Rows(observation, action, reward, terminal, timeout, following, last, absent, shift, scale, said)
 
@@ -219,6 +226,15 @@ def _last_of_each(values: Values, name: str, source: str) -> np.ndarray:
         )
     number = whole(values).reshape(-1)
     return np.append(number[1:] != number[:-1], True)
+
+
+def _with_last_of_files(last: np.ndarray | None, raw: RawRows, marked: bool) -> np.ndarray | None:
+    """Also the last row of each file; where ends are found by the next observations, these show it."""
+    if last is None and not marked:
+        return None
+    last = np.zeros(raw.observation.shape[0], bool) if last is None else last
+    last[np.cumsum(raw.file_rows) - 1] = True
+    return last
 
 
 def _check_finite(value: np.ndarray, name: str, source: str) -> None:

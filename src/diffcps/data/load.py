@@ -16,10 +16,14 @@ from diffcps.data.actions import Box, action_boxes, cut_off
 from diffcps.data.checks import Rows, check_rows
 from diffcps.data.download import data_file, where_from
 from diffcps.data.ends import Ends, find_ends, side_by_side
+from diffcps.data.readers.d3rlpy import is_d3rlpy, read_d3rlpy
 from diffcps.data.readers.d4rl_hdf5 import read_hdf5
-from diffcps.data.readers.minari import read_minari
+from diffcps.data.readers.minari import is_minari, read_minari
 from diffcps.data.readers.npz import read_npz
 from diffcps.data.readers.ogbench import read_ogbench
+from diffcps.data.readers.robomimic import is_robomimic, read_robomimic
+from diffcps.data.readers.shards import SUFFIXES, find_shards, join
+from diffcps.data.readers.tables import read_table
 from diffcps.data.readers.trifinger import read_trifinger
 from diffcps.data.rows import PIECE_ROWS, RawRows
 from diffcps.data.scaling import Scaling
@@ -35,7 +39,7 @@ BoxOf = Callable[[str | None], tuple[str, Box] | None]
 
 
 def load_dataset(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
     reward: RewardTransform = "none",
     reward_scale: float | int = 1.0,
@@ -54,8 +58,9 @@ def load_dataset(
     """Read, check and transform logged transitions into numpy arrays (float32, flags bool).
 
     `source` is a task of the catalogue whose data are here (`diffcps data list`), a D4RL-layout file (.hdf5, .h5,
-    .npz), a Minari dataset (local folder, or id, which is downloaded when absent), a TriFinger dataset (folder
-    TASK.zarr), or the word `builtin`. Actions are scaled from their box to [-1, 1]; the box is `action_low` and
+    .npz), a table (.csv, .parquet), a robomimic or d3rlpy file, several of these files or a folder of them, a Minari
+    dataset (local folder, or id, which is downloaded when absent), a TriFinger dataset (folder TASK.zarr), or the word
+    `builtin`. Actions are scaled from their box to [-1, 1]; the box is `action_low` and
     `action_high`, else the one that the source names, else [-1, 1]. The other words are those of `Reading`.
 
     `task` names the task that the data are used for; by default it is `source`, where that is one. The environment id
@@ -78,7 +83,9 @@ def load_dataset(
         reward_scale=float(reward_scale),
         normalise_observation=normalise_observation,
     )
-    return load(str(source), reading, environment=environment, task=task)
+    several = not isinstance(source, str | Path)
+    name = ",".join(map(str, source)) if several else str(source)
+    return load(name, reading, environment=environment, task=task)
 
 
 def _numbers(given: float | Sequence[float]) -> tuple[float, ...]:
@@ -205,20 +212,39 @@ def read_raw(source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B00
         with as_file(files("diffcps.data") / "builtin" / "hopper-replay.hdf5") as path:
             return read_hdf5(path, source)
     path = Path(source)
-    match path.suffix.lower():
-        case ".hdf5" | ".h5":
-            return read_hdf5(path, source, reading.columns)
-        case ".npz":
-            return read_npz(path, source, reading.columns)
-        case ".zarr" | ".mdb":
-            return read_trifinger(path, source)
-    if path.is_dir() or (MINARI_ID.fullmatch(source) and not path.exists()):
+    if "," in source and not path.exists():
+        names = source.split(",")
+        return join([_read_file(Path(name), name, reading) for name in names], names)
+    if path.suffix.lower() in (".zarr", ".mdb"):
+        return read_trifinger(path, source)
+    if is_minari(path) or (MINARI_ID.fullmatch(source) and not path.exists()):
         return read_minari(source)
+    if path.is_dir() and path.suffix.lower() not in SUFFIXES:
+        shards = find_shards(path, source)
+        names = [str(file) for file in shards.files]
+        raw = join([_read_file(file, str(file), reading) for file in shards.files], names)
+        return raw._replace(ignored=(*raw.ignored, *shards.ignored))
+    return _read_file(path, source, reading)
+
+
+def _read_file(path: Path, source: str, reading: Reading) -> RawRows:
+    match path.suffix.lower():
+        case ".hdf5" | ".h5" if is_d3rlpy(path):
+            return read_d3rlpy(path, source)
+        case ".hdf5" | ".h5" if is_robomimic(path):
+            return read_robomimic(path, source, reading.observation_keys)
+        case ".hdf5" | ".h5":
+            return read_hdf5(path, source, reading)
+        case ".npz":
+            return read_npz(path, source, reading)
+        case ".csv" | ".parquet":
+            return read_table(path, source, reading.columns, reading.observation_keys)
     if path.exists():
-        raise UserError(f"{source}: unknown suffix {path.suffix!r}; a data file is .hdf5, .h5, .npz or .zarr")
+        raise UserError(f"{source}: unknown suffix {path.suffix!r}; a data file is {', '.join(SUFFIXES)} or .zarr")
     raise UserError(
         f"{source}: no such file, and no Minari id (such as mujoco/hopper/medium-v0); "
-        "name a .hdf5, .h5 or .npz file, a Minari dataset, a task (`diffcps data list`), or builtin"
+        f"name a file ({', '.join(SUFFIXES)}), a folder of them, a Minari dataset, a task (`diffcps data list`), or "
+        "builtin"
     )
 
 

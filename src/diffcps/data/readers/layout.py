@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -77,22 +77,24 @@ def find_fields(found: Sequence[str], columns: Sequence[str], source: str) -> di
                 f"{', '.join(found) or 'no field at all'}, and it needs observations and actions, with rewards, "
                 f"terminals, timeouts and next_observations where known; name what it has with --columns {field}=NAME"
             )
-    _refuse_riddles(found, names, given, source)
+    refuse_riddles([name for name in found if name not in names.values()], {*names, *given}, source)
     return names
 
 
-def _refuse_riddles(found: Sequence[str], names: Mapping[str, str], given: Mapping[str, str], source: str) -> None:
-    """Raises `UserError` where an unread field may say how episodes end, and what is read does not settle that."""
-    settled = {"timeout", "episode"} & ({*names} | {*given})
-    riddles = [name for name in found if name not in names.values() and LIKE_AN_END.search(name)]
-    if riddles and (not settled or not {"terminal"} & ({*names} | {*given})):
-        riddle = riddles[0]
-        raise UserError(
-            f"{source}: `{riddle}` may say how episodes end, and its name does not say what it means: add "
-            f"--columns terminal={riddle} if it marks true ends alone, timeout={riddle} if it marks the last row of "
-            f"each episode{' and there are no true ends (terminal=none)' if 'terminal' not in names else ''}, or "
-            f"{'timeout=none' if 'terminal' in names else 'terminal=none timeout=none'} if it says neither"
-        )
+def refuse_riddles(unread: Iterable[str], settled: Collection[str], source: str) -> None:
+    """Raises `UserError` where an unread name may say how episodes end, and what is read does not settle that.
+
+    `settled` are the fields that are read or were said to be absent.
+    """
+    riddle = next((name for name in unread if LIKE_AN_END.search(name)), None)
+    if riddle is None or ("terminal" in settled and {"timeout", "episode"} & {*settled}):
+        return
+    nothing = " ".join(f"{field}={ABSENT}" for field in ("terminal", "timeout") if field not in settled)
+    raise UserError(
+        f"{source}: `{riddle}` may say how episodes end, and its name does not tell what it means: add --columns "
+        f"terminal={riddle} if it marks true ends alone, timeout={riddle} if it marks the last row of each episode, or "
+        f"{nothing} if it says neither"
+    )
 
 
 def raw_rows(

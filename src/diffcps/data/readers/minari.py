@@ -94,6 +94,11 @@ def _joined(episodes: Sequence[_Episode], source: str) -> tuple[np.ndarray, ...]
     )
 
 
+def is_minari(path: Path) -> bool:
+    """Whether this is the folder of a Minari dataset."""
+    return any((folder / "metadata.json").is_file() for folder in (path / "data", path))
+
+
 def minari_folder(source: str) -> Path:
     """The folder that holds metadata.json: a path, else the local copy of an id, else a fresh download of it."""
     import minari
@@ -102,8 +107,6 @@ def minari_folder(source: str) -> Path:
     for folder in (Path(source) / "data", Path(source), get_dataset_path(source) / "data"):
         if (folder / "metadata.json").is_file():
             return folder
-    if Path(source).is_dir():
-        raise UserError(f"{source}: a folder without data/metadata.json; name a Minari dataset folder, or a file")
     try:
         minari.download_dataset(source)
     except Exception as error:  # the network, the host, a missing package, an unknown id: each raises its own type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from diffcps.data.hashes import sha256_of_file
 from diffcps.data.readers.layout import ATTRIBUTES, find_fields, first_line, raw_rows
 from diffcps.data.rows import RawRows
-from diffcps.types import UserError
+from diffcps.types import Reading, UserError
 
 
 class NpzColumn(NamedTuple):
@@ -45,7 +45,7 @@ class NpzColumn(NamedTuple):
                 yield np.frombuffer(data, self.dtype, count * size).reshape(count, *self.shape[1:])
 
 
-def read_npz(path: Path, source: str, columns: Sequence[str] = ()) -> RawRows:
+def read_npz(path: Path, source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B008 (it is immutable)
     """The rows of an npz file with D4RL's field names, singular or plural, which are left there.
 
     `source` is how messages call it. Raises `UserError` where the file is missing, is no npz archive, is truncated,
@@ -58,7 +58,7 @@ def read_npz(path: Path, source: str, columns: Sequence[str] = ()) -> RawRows:
         )
     with zipfile.ZipFile(path) as archive:
         found = sorted(name.removesuffix(".npy") for name in archive.namelist())
-    names = find_fields([name for name in found if name not in ATTRIBUTES], columns, source)
+    names = find_fields([name for name in found if name not in ATTRIBUTES], reading.columns, source)
     arrays = {name: _column(path, name, source) for name in names.values()}
     attributes = {name: _small(path, name, source) for name in ATTRIBUTES if name in found}
     return raw_rows(arrays, names, attributes, found, sha256, source)

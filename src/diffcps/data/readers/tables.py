@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.layout import first_line
+from diffcps.data.readers.layout import ABSENT, first_line, refuse_riddles
 from diffcps.data.readers.names import listed, natural_order, nearest
 from diffcps.data.readers.parts import choose_keys
 from diffcps.data.rows import FIELDS, PIECE_ROWS, RawRows
@@ -103,13 +103,18 @@ def read_table(
     except ImportError as error:
         raise UserError(f"{source}: tables need the extra `parquet`: pip install 'diffcps[parquet]'") from error
     table = _open_csv(path, source) if path.suffix.lower() == ".csv" else _open_parquet(path, source)
+    absent = [column.removesuffix(f"={ABSENT}") for column in columns if column.endswith(f"={ABSENT}")]
+    columns = tuple(column for column in columns if not column.endswith(f"={ABSENT}"))
     fields, notes = _assign(table, columns, observation_keys)
+    fields = {field: names for field, names in fields.items() if field not in absent}
+    used = {name for names in fields.values() for name in names}
+    unread = tuple(name for name in table.types if name not in used)
+    refuse_riddles(unread, {*fields, *absent}, source)
     if table.delimiter is not None:
         table = _parse_csv(table, fields)
     if table.rows == 0:
         raise UserError(f"{source}: the table has no rows; the file is empty")
     values = {field: _column(table, field, names) for field, names in fields.items()}
-    used = {name for names in fields.values() for name in names}
     return RawRows(
         observation=values["observation"],
         action=values["action"],
@@ -120,8 +125,7 @@ def read_table(
         names={field: _short(fields[field]) for field in FIELDS if field in fields},
         sha256=sha256,
         episode=_episodes(values["episode"]) if "episode" in values else None,
-        # Names that may mean an end (done, is_last, next.done, ...) are among them: not read, unless `columns` says so.
-        ignored=tuple(name for name in table.types if name not in used),
+        ignored=unread,
         notes=notes,
     )
 
