@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ARRAYS = load_golden("landed/diffusion_bc_40_updates")
 CONFIG = diffusion_bc.Config(width=32, batch_size=16)
-TOLERANCE = 1e-6
-"""Of parameters; they agree to 2e-7."""
+TOLERANCE = 2e-6
+"""Of parameters; they agree to 5e-7."""
 
 
 @jax.jit

@@ -31,8 +31,11 @@ def critic_of(prefix: str) -> Critic:
 
 
 def rows() -> Dataset:
-    names = ("observation", "action", "reward", "observation", "terminal", "timeout")  # next ones are not read
-    return Dataset(*recorded(ARRAYS, "rows", *names), DatasetInfo("recorded", "0"))
+    observation, action, reward, terminal, timeout = recorded(
+        ARRAYS, "rows", "observation", "action", "reward", "terminal", "timeout"
+    )
+    unread = observation  # the next ones
+    return Dataset(observation, action, reward, unread, terminal, timeout, DatasetInfo("recorded", "0"))
 
 
 def recorded_candidates(policy, critic, schedule, observation, count, key):
@@ -128,7 +131,7 @@ DRAWS = 4000
 """As many as the recorded means and deviations are of."""
 
 
-def chosen(count: int, sharpness: float = CONFIG.selection_sharpness) -> np.ndarray:
+def chosen(count: int, sharpness: float = 100.0) -> np.ndarray:
     """Actions chosen for each recorded observation: (observation, draw, dimension)."""
     action, q = jnp.asarray(ARRAYS["act/candidates"]), jnp.asarray(ARRAYS["act/q"])
     keys = jax.random.split(jax.random.key(0), DRAWS)
