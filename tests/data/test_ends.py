@@ -257,7 +257,7 @@ def test_shuffled_rows(tmp_path):
     assert share_of_right(dataset, one) == 1
     with pytest.raises(UserError, match="as if the rows were shuffled"):
         load_dataset(saved(tmp_path, mixed, "next_observations"))
-    assert load_dataset(saved(tmp_path, mixed, "next_observations"), environments=1).size == 2400 - 12
+    assert load_dataset(saved(tmp_path, mixed, "next_observations"), environments=1).size == 2400 - 13
 
 
 @pytest.mark.parametrize("without", [(), ("timeouts",), ("next_observations",)])

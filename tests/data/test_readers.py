@@ -185,7 +185,7 @@ def test_hdf5_with_a_group_in_place_of_an_array(rows, write_hdf5, refusal):
     with h5py.File(path, "a") as file:
         del file["actions"]
         file.create_group("actions")
-    assert "`actions` is a group" in refusal(path)
+    assert "`actions` must be an array with one row per step" in refusal(path)
 
 
 def test_missing_field_lists_names(rows, write_hdf5, refusal):
@@ -200,8 +200,11 @@ def test_sources_that_are_nothing(tmp_path, refusal):
     assert "no such file" in refusal(tmp_path / "absent.npz")
     assert "no such file, and no Minari id" in refusal("hopper")
     (tmp_path / "data.csv").write_text("1,2\n")
-    assert "unknown suffix '.csv'" in refusal(tmp_path / "data.csv")
-    assert "a folder without data/metadata.json" in refusal(tmp_path)
+    assert "the first line holds numbers" in refusal(tmp_path / "data.csv")
+    (tmp_path / "data.pkl").write_bytes(b"")
+    assert "unknown suffix '.pkl'" in refusal(tmp_path / "data.pkl")
+    (tmp_path / "empty").mkdir()
+    assert "no data file" in refusal(tmp_path / "empty")
     (tmp_path / "folder.hdf5").mkdir()
     assert "cannot be read" in refusal(tmp_path / "folder.hdf5")
 

@@ -113,8 +113,12 @@ def test_episode_missing(write):
 
 def test_uncertain_ends_are_not_read(write):
     ends = {name: np.array([False, True]) for name in ("done", "is_last", "next.done")}
-    raw = read_table(write({"obs": np.arange(2.0), "action": np.zeros(2)} | ends), "data")
+    path = write({"obs": np.arange(2.0), "action": np.zeros(2)} | ends)
+    assert "`done` may say how episodes end" in refused(lambda: read_table(path, "data"), "data")
+    raw = read_table(path, "data", ("terminal=none", "timeout=none"))
     assert raw.terminal is None and raw.timeout is None and raw.ignored == ("done", "is_last", "next.done")
+    raw = read_table(path, "data", ("terminal=done", "timeout=is_last"))
+    assert raw.names["terminal"] == "done" and raw.names["timeout"] == "is_last"
 
 
 def test_named_columns(write):
@@ -286,7 +290,7 @@ def lerobot(episodes: list[int], pictures: bool = False) -> Table:
 
 
 def test_lerobot(write_parquet):
-    raw = read_table(write_parquet(lerobot([4, 4, 5])), "data")
+    raw = read_table(write_parquet(lerobot([4, 4, 5])), "data", ("terminal=none",))
     assert kept(raw.observation).tolist() == [[1, 2, 3, i, 0] for i in range(3)]
     assert kept(raw.reward).tolist() == [0, 1, 2] and raw.names["reward"] == "next.reward"
     assert raw.episode is not None and whole(raw.episode).tolist() == [0, 0, 1]
@@ -299,7 +303,8 @@ def test_lerobot(write_parquet):
 def test_lerobot_with_keys(write_parquet):
     path = write_parquet(lerobot([0, 0], pictures=True))
     assert "--observation-keys environment_state state" in refused(lambda: read_table(path, "data"), "data")
-    raw = read_table(path, "data", observation_keys=("state",))
+    assert "`next.done` may say" in refused(lambda: read_table(path, "data", observation_keys=("state",)), "data")
+    raw = read_table(path, "data", ("terminal=none",), ("state",))
     assert raw.observation.shape == (2, 2) and "observation.image" in raw.ignored
     assert "no part `stat`" in refused(lambda: read_table(path, "data", observation_keys=("stat",)), "data")
     both = refused(lambda: read_table(path, "data", ("observation=action",), ("state",)), "data")

@@ -25,7 +25,7 @@ from diffcps.rl.bellman import clipped_double_q_target, td_loss
 from diffcps.rl.improvement import normalised_q_loss
 from diffcps.types import Metrics, Spec, Transition
 from tests.conftest import load_golden
-from tests.golden.weights import critic_from_golden, denoiser_from_golden
+from tests.golden.weights import critic_from_golden, denoiser_from_golden, distance
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -67,13 +67,6 @@ def update_with(state, batch: Transition, draws: Draws, index, ema_rate=CONFIG.e
     """One update with the given numbers in place of drawn ones."""
     algorithm = diffcps.make(dataclasses.replace(CONFIG, ema_rate=ema_rate), SPEC, draw=lambda *_: draws)
     return algorithm.stages[0].update(state, batch, jax.random.key(0), index)
-
-
-def distance(ours, theirs) -> float:
-    """Largest difference between any two parameters."""
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
-    return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in pairs)
 
 
 # --- One update, piece by piece ---

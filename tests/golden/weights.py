@@ -1,8 +1,9 @@
-"""The authors' PyTorch weights as our networks. PyTorch stores a linear layer's weight as (out, in)."""
+"""The authors' weights as our networks. PyTorch stores a linear layer as (out, in), TensorFlow as (in, out)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,10 +12,20 @@ import numpy as np
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.denoiser import Denoiser
-from diffcps.networks.mlp import MLP, Linear
+from diffcps.networks.mlp import MLP, Activation, Linear, mish
+from diffcps.networks.vae import VAE
 from diffcps.types import Spec
 
 Arrays = Mapping[str, np.ndarray]
+Layer = str | tuple[str, ...]
+"""Name of a linear layer; or of several of one input, which are one layer here, their outputs side by side."""
+
+
+def distance(ours: Any, theirs: Any) -> float:
+    """Largest difference between any two parameters of two networks of the same structure."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in pairs)
 
 
 def denoiser_from_golden(arrays: Arrays, prefix: str) -> Denoiser:
@@ -30,12 +41,37 @@ def denoiser_from_golden(arrays: Arrays, prefix: str) -> Denoiser:
 def critic_from_golden(arrays: Arrays, prefix: str) -> Critic:
     """Both Q networks stored under `prefix`, such as `critic` or `target_critic`, as one ensemble."""
     indices = sorted(int(name.split(".")[-2]) for name in arrays if _is_first_weight_of_critic(name, prefix))
-    pairs = [[_linear(arrays, f"{prefix}/q{j}_model.{i}") for i in indices] for j in (1, 2)]
-    layers = [(jnp.stack([w1, w2]), jnp.stack([b1, b2])) for (w1, b1), (w2, b2) in zip(*pairs, strict=True)]
-    _, fan_in, width = layers[0][0].shape
+    return ensemble(*(mlp(arrays, [f"{prefix}/q{j}_model.{i}" for i in indices], mish) for j in (1, 2)))
+
+
+def ensemble(*networks: MLP) -> Critic:
+    """Q networks that are stored one by one, as one ensemble."""
+    first = networks[0]
+    fan_in, hidden = first.layers[0].weight.shape[0], tuple(layer.bias.size for layer in first.layers[:-1])
     spec = Spec(fan_in - 1, 1)  # the two sizes enter by their sum alone
-    critic = eqx.filter_eval_shape(Critic, spec, (width,) * (len(layers) - 1), jax.random.key(0))
-    return eqx.tree_at(_parameters_of_critic, critic, [array for pair in layers for array in pair])
+    size = len(networks)
+    critic = eqx.filter_eval_shape(Critic, spec, hidden, jax.random.key(0), first.activation, size)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    return eqx.tree_at(lambda critic: critic.networks, critic, stacked)
+
+
+def vae_from_golden(arrays: Arrays, prefix: str) -> VAE:
+    """The VAE of BCQ and BEAR stored under `prefix`: e1, e2, mean and log_std; d1 to d3."""
+    relu = jax.nn.relu
+    encoder = mlp(arrays, [f"{prefix}/e1", f"{prefix}/e2", (f"{prefix}/mean", f"{prefix}/log_std")], relu)
+    decoder = mlp(arrays, [f"{prefix}/d{i}" for i in (1, 2, 3)], relu)
+    action_size, width = decoder.layers[-1].bias.size, decoder.layers[0].bias.size
+    spec = Spec(encoder.layers[0].weight.shape[0] - action_size, action_size)
+    vae = eqx.filter_eval_shape(VAE, spec, width, jax.random.key(0))
+    return eqx.tree_at(lambda vae: (vae.encoder, vae.decoder), vae, (encoder, decoder))
+
+
+def mlp(arrays: Arrays, layers: Sequence[Layer], activation: Activation) -> MLP:
+    """The linear layers of these names, first to last, as one network."""
+    pairs = [_linear(arrays, *([layer] if isinstance(layer, str) else layer)) for layer in layers]
+    sizes = (pairs[0][0].shape[0], *(bias.size for _, bias in pairs))
+    network = eqx.filter_eval_shape(MLP, sizes, jax.random.key(0), activation)
+    return eqx.tree_at(_parameters_of_mlp, network, [array for pair in pairs for array in pair])
 
 
 def _middle_layers(arrays: Arrays, prefix: str) -> list[str]:
@@ -50,8 +86,12 @@ def _is_first_weight_of_critic(name: str, prefix: str) -> bool:
     return name.startswith(f"{prefix}/q1_model.") and name.endswith(".weight")
 
 
-def _linear(arrays: Arrays, name: str) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(arrays[f"{name}.weight"].T), jnp.asarray(arrays[f"{name}.bias"])
+def _linear(arrays: Arrays, *names: str) -> tuple[jax.Array, jax.Array]:
+    if f"{names[0]}/kernel" in arrays:
+        weights, biases = zip(*((arrays[f"{name}/kernel"], arrays[f"{name}/bias"]) for name in names), strict=True)
+    else:
+        weights, biases = zip(*((arrays[f"{name}.weight"].T, arrays[f"{name}.bias"]) for name in names), strict=True)
+    return jnp.asarray(np.concatenate(weights, axis=1)), jnp.asarray(np.concatenate(biases))
 
 
 def _parameters_of_mlp(mlp: MLP) -> list[jax.Array]:
@@ -61,7 +101,3 @@ def _parameters_of_mlp(mlp: MLP) -> list[jax.Array]:
 
 def _parameters_of_denoiser(denoiser: Denoiser) -> list[jax.Array]:
     return _parameters_of_mlp(denoiser.time) + _parameters_of_mlp(denoiser.body)
-
-
-def _parameters_of_critic(critic: Critic) -> list[jax.Array]:
-    return _parameters_of_mlp(critic.networks)

@@ -46,6 +46,11 @@ antmaze-medium-play        1e-3 2.0 yes  2
 antmaze-medium-diverse     3e-4 3.0 yes  1
 antmaze-large-play         3e-4 4.5 yes 10
 antmaze-large-diverse      3e-4 3.5 yes  7
+pen-human                  3e-5 0.15 no  7
+pen-cloned                 3e-5 0.1 no   8
+kitchen-complete           3e-4 0.005 no 9
+kitchen-partial            3e-4 0.005 no 10
+kitchen-mixed              3e-4 0.005 no 10
 """
 
 
@@ -54,7 +59,7 @@ def rows(table: str) -> list[list[str]]:
 
 
 def reward(task: str) -> str:
-    return "cql_antmaze" if task.startswith("antmaze") else "none"
+    return {"antmaze": "cql_antmaze", "pen": "standardise"}.get(task.split("-")[0], "none")
 
 
 def test_diffcps_is_table_4_row_by_row():
@@ -104,4 +109,4 @@ def test_presets_are_configurations_and_come_back_from_json(method):
 
 def test_every_preset_of_the_catalogue_exists():
     named = {task.preset for task in catalogue().values() if task.preset is not None}
-    assert named and named <= set(presets_of("diffcps"))
+    assert named and named <= set(presets_of("diffcps")) | set(presets_of("diffusion_ql"))

@@ -56,12 +56,10 @@ def test_addresses_are_those_of_the_benchmarks():
 
 
 def test_every_preset_is_known_and_used():
-    named = {task.preset for task in catalogue().values()} - {None, "trifinger-push"}
-    assert named <= set(presets_of("diffcps"))
-    paper = {
-        name for name in presets_of("diffcps") if name.split("-")[0] in ("hopper", "halfcheetah", "walker2d", "antmaze")
-    }
-    assert named >= paper and len(paper) == 15
+    named = {task.preset for task in catalogue().values()} - {None}
+    assert named == set(presets_of("diffcps")) | set(presets_of("diffusion_ql"))
+    assert set(presets_of("diffusion_ql")) == set(presets_of("diffusion_bc"))
+    assert len(named) == 21
 
 
 def test_unknown_tasks():

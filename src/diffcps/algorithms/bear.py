@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffcps.networks.critic import Critic
+from diffcps.networks.mlp import MLP
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.networks.vae import LATENT_SIZES, VAE, draw_latent
 from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
@@ -44,6 +46,13 @@ CITATION = """@inproceedings{kumar2019bear,
   eprint = {1906.00949},
   archivePrefix = {arXiv}
 }"""
+
+HIDDEN_BIAS = 0.1
+"""Initial biases of the hidden layers of policy and critics (D4RL's program)."""
+CRITIC_HEAD = 3e-3
+"""Bound of the initial weights and bias of a critic's last layer (D4RL's program)."""
+POLICY_HEAD = 1e-3
+"""Bound of those of the policy's last layer, mean and log-std (D4RL's program)."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ class State(NamedTuple):
     vae: Trained[VAE]
     critic: Trained[Critic]
     target_critic: Critic
+    """It starts from weights of its own."""
     actor: Trained[SquashedGaussian]
     multiplier: Trained[Scalar]
 
@@ -136,6 +146,44 @@ def draw(config: Config, batch: Transition, key: Key) -> Draws:
         policy_noise=jax.random.normal(key_policy, (size, config.mmd_samples, action_size)),
         latent=draw_latent(key_latent, (size, config.mmd_samples), action_size, config.latent_bound),
     )
+
+
+def initialised(network: MLP, head: float, key: Key) -> MLP:
+    """The network with other initial weights: hidden ones uniform within 1/sqrt(fan_out), hidden biases `HIDDEN_BIAS`.
+
+    Weights and bias of the last layer are uniform within `head`.
+    Reference: the networks of D4RL's program, which have this law from rlkit.
+    """
+    *hidden, last = network.layers
+    *keys, key_weight, key_bias = jax.random.split(key, len(hidden) + 2)
+
+    def uniform(key: Key, like: Array, bound: float) -> Array:
+        return jax.random.uniform(key, like.shape, minval=-bound, maxval=bound)
+
+    weights = [uniform(key, layer.weight, layer.bias.size**-0.5) for key, layer in zip(keys, hidden, strict=True)]
+    biases = [jnp.full_like(layer.bias, HIDDEN_BIAS) for layer in hidden]
+    weights.append(uniform(key_weight, last.weight, head))
+    biases.append(uniform(key_bias, last.bias, head))
+    return eqx.tree_at(
+        lambda network: [*(layer.weight for layer in network.layers), *(layer.bias for layer in network.layers)],
+        network,
+        [*weights, *biases],
+    )
+
+
+def new_critic(spec: Spec, hidden: tuple[int, ...], key: Key) -> Critic:
+    """Two Q networks with the initial weights of D4RL's program."""
+    key_shape, key_weights = jax.random.split(key)
+    critic = Critic(spec, hidden, key_shape, jax.nn.relu)
+    networks = jax.vmap(partial(initialised, head=CRITIC_HEAD))(critic.networks, key=jax.random.split(key_weights))
+    return eqx.tree_at(lambda critic: critic.networks, critic, networks)
+
+
+def new_policy(spec: Spec, width: int, depth: int, key: Key) -> SquashedGaussian:
+    """A policy with the initial weights of D4RL's program."""
+    key_shape, key_weights = jax.random.split(key)
+    policy = SquashedGaussian(spec, width, depth, key_shape)
+    return eqx.tree_at(lambda policy: policy.network, policy, initialised(policy.network, POLICY_HEAD, key_weights))
 
 
 def critic_target(
@@ -191,15 +239,14 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
     multiplier_optimiser = optimiser(config.multiplier_learning_rate)
 
     def init(key: Key) -> State:
-        key_vae, key_critic, key_actor = jax.random.split(key, 3)
-        critic = Critic(spec, (config.width,) * config.depth, key_critic, jax.nn.relu)
-        actor = SquashedGaussian(spec, config.width, config.depth, key_actor)
+        key_vae, key_critic, key_target, key_actor = jax.random.split(key, 4)
+        hidden = (config.width,) * config.depth
         log_alpha = clipped_multiplier(jnp.log(jnp.asarray(config.multiplier_init, jnp.float32)), config)
         return State(
             vae=start(vae_optimiser, VAE(spec, config.vae_width, key_vae)),
-            critic=start(critic_optimiser, critic),
-            target_critic=critic,
-            actor=start(actor_optimiser, actor),
+            critic=start(critic_optimiser, new_critic(spec, hidden, key_critic)),
+            target_critic=new_critic(spec, hidden, key_target),
+            actor=start(actor_optimiser, new_policy(spec, config.width, config.depth, key_actor)),
             multiplier=start(multiplier_optimiser, log_alpha),
         )
 

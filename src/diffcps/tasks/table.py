@@ -14,7 +14,7 @@ from diffcps.tasks.catalogue import Task
 COLUMNS = ("task", "here", "rows", "MB", "SHA", "preset", "Minari")
 EXPLANATION = (
     "here: in the data folder. rows: of the published file. SHA: its SHA-256 is known and checked.\n"
-    "preset: for DiffCPS and its peers. Minari: the nearest dataset there. -: not established, or none."
+    "preset: of one method or more. Minari: the nearest dataset there. -: not established, or none."
 )
 
 
