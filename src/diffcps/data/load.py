@@ -20,7 +20,7 @@ from diffcps.data.rows import RawRows, to_dataset
 from diffcps.data.scaling import Scaling
 from diffcps.data.transforms import RewardTransform
 from diffcps.tasks.catalogue import Task, catalogue, find_task
-from diffcps.types import Dataset, DatasetInfo, EnvAction, UserError
+from diffcps.types import Dataset, DatasetInfo, EnvAction, EnvironmentSpec, UserError
 
 BUILTIN = "builtin"
 """Names the dataset that comes with the package: half of a Hopper replay buffer."""
@@ -32,7 +32,7 @@ def load_dataset(
     *,
     reward: RewardTransform = "none",
     normalise_observation: bool = False,
-    environment: str | None = None,
+    environment: EnvironmentSpec | str | None = None,
     task: str | None = None,
 ) -> Dataset:
     """Read, check and transform logged transitions into numpy arrays (float32, flags bool).
@@ -44,7 +44,7 @@ def load_dataset(
 
     `task` names the task that the data are used for; by default it is `source`, where that is one. The environment id
     and the reference scores are then the task's, as far as it has any, and otherwise those that the file names;
-    `environment` overrides the id.
+    `environment`, an id or a specification, overrides it.
 
     Raises `UserError`, one line, for whatever is wrong with the source or its contents.
     """
@@ -54,7 +54,7 @@ def load_dataset(
     info = DatasetInfo(
         source=name,
         sha256=raw.sha256,
-        environment=environment if environment is not None else raw.environment,
+        environment=EnvironmentSpec(environment) if isinstance(environment, str) else environment or raw.environment,
         reference_min=raw.reference_min,
         reference_max=raw.reference_max,
         action_low=tuple(low.tolist()),
@@ -82,7 +82,7 @@ def read(source: str, task: str | None = None) -> tuple[RawRows, str | None]:
             f"{source}: observations have {sizes[0]} and actions {sizes[1]} numbers, those of task {task} "
             f"{expected[0]} and {expected[1]}; name the task that the data belong to"
         )
-    raw = raw._replace(environment=purpose.environment)
+    raw = raw._replace(environment=EnvironmentSpec(purpose.environment))
     if purpose.reference_max is not None:
         raw = raw._replace(reference_min=purpose.reference_min, reference_max=purpose.reference_max)
     return raw, task

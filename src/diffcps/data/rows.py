@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.types import Dataset, DatasetInfo, UserError
+from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, UserError
 
 FIELDS = ("observation", "action", "reward", "terminal", "timeout", "next_observation")
 """What a file holds for each step; the last two may be missing."""
@@ -24,12 +24,14 @@ class RawRows(NamedTuple):
     names: dict[str, str]
     """Each of `FIELDS` that the file has -> its name there, for messages."""
     sha256: str
-    environment: str | None = None
+    environment: EnvironmentSpec | None = None
     reference_min: float | None = None
     reference_max: float | None = None
     action_low: np.ndarray | None = None
     """None: the file does not say, [-1, 1] is assumed."""
     action_high: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    """What the reader converted."""
 
 
 def to_dataset(raw: RawRows, info: DatasetInfo) -> Dataset:

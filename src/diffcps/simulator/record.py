@@ -78,7 +78,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     facts = FileFacts(
         source=source,
         sha256=raw.sha256,
-        environment_of_file=raw.environment,
+        environment_of_file=None if raw.environment is None else str(raw.environment),
         rows=len(reward),
         has_next_observations=raw.next_observation is not None,
         names_action_box=found.action_low is not None or found.action_high is not None,
