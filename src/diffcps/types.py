@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -77,9 +77,9 @@ class Transition(NamedTuple):
 class Account:
     """The books of a loading: what became of the rows and fields of a source. Hashable."""
 
-    rows: int = 0
+    rows: Count = 0
     """Rows in the source."""
-    kept: int = 0
+    kept: Count = 0
     """Transitions that were made of them."""
     dropped: tuple[tuple[str, int], ...] = ()
     """Why rows were dropped, and how many."""
@@ -137,14 +137,21 @@ class EnvironmentSpec:
                 f"the time limit of environment {self.id} is {self.max_episode_steps}: it must be 1 step or more"
             )
 
+    def with_changes(self, kwargs: str | None, max_episode_steps: int | None) -> EnvironmentSpec:
+        """With arguments added to the ones that are there, and another time limit; None changes nothing."""
+        added = self if kwargs is None else replace(self, kwargs=kwargs)
+        arguments = json.loads(self.kwargs) | json.loads(added.kwargs)
+        steps = self.max_episode_steps if max_episode_steps is None else max_episode_steps
+        return replace(self, kwargs=json.dumps(arguments), max_episode_steps=steps)
+
     @property
     def is_default(self) -> bool:
         """Whether it is the id as it is registered, and nothing else."""
         return (self.kwargs, self.max_episode_steps, self.recorded) == ("{}", None, None)
 
     def __str__(self) -> str:
-        recorded = {} if self.recorded is None else json.loads(self.recorded)
-        arguments = {**recorded.get("kwargs", {}), **json.loads(self.kwargs)}
+        recorded: Mapping[str, Any] = json.loads(self.recorded or "{}")
+        arguments: dict[str, object] = {**recorded.get("kwargs", {}), **json.loads(self.kwargs)}
         arguments.pop("render_mode", None)
         steps = self.max_episode_steps or recorded.get("max_episode_steps")
         text = self.id

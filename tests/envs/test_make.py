@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from diffcps.envs import quiet
-from diffcps.envs.make import EnvironmentSpec, check_fits, environment_spec, make_environment
+from diffcps.envs.make import EnvironmentSizes, check_fits, environment_sizes, make_environment
 from diffcps.types import DatasetInfo, Spec, UserError
 
 FLAT = Box(-1.0, 1.0, (2,))
@@ -45,13 +45,13 @@ def message(environment_id: str) -> str:
 
 
 def test_spec_of_hopper() -> None:
-    assert environment_spec("Hopper-v5") == EnvironmentSpec(11, 3, (-1.0,) * 3, (1.0,) * 3, 1000)
+    assert environment_sizes("Hopper-v5") == EnvironmentSizes(11, 3, (-1.0,) * 3, (1.0,) * 3, 1000)
 
 
 def test_spec_keeps_each_dimensions_bounds_and_a_missing_time_limit(register: Callable) -> None:
     action = Box(np.array([-1, -3], np.float32), np.array([2, 0.5], np.float32))
     environment_id = register("Bounds", lambda: Still(Box(-np.inf, np.inf, (4,)), action))
-    assert environment_spec(environment_id) == EnvironmentSpec(4, 2, (-1.0, -3.0), (2.0, 0.5), None)
+    assert environment_sizes(environment_id) == EnvironmentSizes(4, 2, (-1.0, -3.0), (2.0, 0.5), None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffcps.data.readers.trifinger import TORQUE, observation_box
-from diffcps.envs.make import environment_spec, make_environment
+from diffcps.envs.make import environment_sizes, make_environment
 from diffcps.evaluation.rollout import roll_out
 from diffcps.types import EnvAction, UserError
 
@@ -28,7 +28,7 @@ def test_missing_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_spaces_are_those_that_the_reader_states(task):
     pytest.importorskip("trifinger_rl_datasets")
-    spec = environment_spec(TASKS[task])
+    spec = environment_sizes(TASKS[task])
     low, high = observation_box(task)
     assert (spec.observation_size, spec.action_size, spec.max_steps) == (len(low), 9, {"push": 750, "lift": 1500}[task])
     np.testing.assert_array_equal(spec.action_high, np.full(9, TORQUE, np.float32))

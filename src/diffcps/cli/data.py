@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffcps.cli.console import Commands, Parser, complain, say, show
-from diffcps.types import UserError
+from diffcps.types import EnvironmentSpec, UserError
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -221,14 +221,14 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"written: {path}")
 
 
-def _spec_of(environment_id: str) -> EnvSpec | None:
+def _spec_of(environment: EnvironmentSpec) -> EnvSpec | None:
     """Gymnasium's specification of an environment, or None where it cannot be made here."""
     from contextlib import closing
 
     from diffcps.envs.make import make_environment
 
     try:
-        with closing(make_environment(environment_id)) as environment:
-            return environment.spec
+        with closing(make_environment(environment)) as made:
+            return made.spec
     except UserError:
         return None

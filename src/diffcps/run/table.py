@@ -65,13 +65,14 @@ def evaluation_table(result: RunEvaluation) -> Table:
         f"from seed {result.seed}"
     )
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    success = ("success",) if result.members[0].success is not None else ()
+    successes = ("success at\nthe last step", "success at\nany step")
+    success = successes if result.members[0].success_at_last_step is not None else ()
     swept = result.members[0].member.swept
     for name in (*swept, "seed", "updates", "return", "std over episodes", "normalised", *success):
         table.add_column(Text(name), justify="right")
     for row in result.members:
         cells = [number_text(row.score), f"{row.std:.3g}", "–" if row.normalised is None else f"{row.normalised:.1f}"]
-        cells += [] if row.success is None else [f"{row.success:.3f}"]
+        cells += [f"{share:.3f}" for share in (row.success_at_last_step, row.success_at_any_step) if share is not None]
         values = (f"{value:g}" for value in row.member.swept.values())
         table.add_row(*values, str(row.member.seed), f"{row.updates:,}", *cells)
     return table

@@ -13,7 +13,7 @@ from diffcps.data.checks import check_rows
 from diffcps.data.load import read_raw
 from diffcps.data.rows import RawRows, to_dataset
 from diffcps.envs.ant_maze import SUCCESS_RADIUS
-from diffcps.envs.make import EnvironmentSpec, environment_spec
+from diffcps.envs.make import EnvironmentSizes, environment_sizes
 from diffcps.types import DatasetInfo, UserError
 
 GOAL_ROWS, GOAL_STEPS = 50_000, 1000
@@ -58,7 +58,11 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     Unlike `load_dataset` it takes actions outside their box, and remarks on them. Raises `UserError` for a file that
     cannot be read and for sizes that are not the environment's.
     """
-    found, spec = read_raw(source), environment_spec(environment_id)
+    found, spec = read_raw(source), environment_sizes(environment_id)
+    if not np.isfinite([spec.action_low, spec.action_high]).all():
+        raise UserError(
+            f"environment {environment_id} has no bounds for its actions: random ones cannot be drawn there"
+        )
     raw = check_rows(_with_a_wide_box(found), source)
     info = DatasetInfo(source=source, sha256=raw.sha256)
     data = to_dataset(raw, info)
@@ -95,7 +99,7 @@ def _with_a_wide_box(raw: RawRows) -> RawRows:
     return raw
 
 
-def _check_sizes(raw: RawRows, spec: EnvironmentSpec, source: str, environment_id: str) -> None:
+def _check_sizes(raw: RawRows, spec: EnvironmentSizes, source: str, environment_id: str) -> None:
     for name, ours, theirs in (
         ("observations", raw.observation.shape[1], spec.observation_size),
         ("actions", raw.action.shape[1], spec.action_size),
@@ -108,7 +112,7 @@ def _check_sizes(raw: RawRows, spec: EnvironmentSpec, source: str, environment_i
             )
 
 
-def _remarks(action: np.ndarray, spec: EnvironmentSpec) -> list[str]:
+def _remarks(action: np.ndarray, spec: EnvironmentSizes) -> list[str]:
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
     outside = (action < low - 1e-5 * (high - low)) | (action > high + 1e-5 * (high - low))
     if not outside.any():
