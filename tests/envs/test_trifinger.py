@@ -79,4 +79,4 @@ def test_episode_has_all_its_steps_and_says_whether_it_succeeded(monkeypatch):
     monkeypatch.setitem(package.task_params["push"]["trifinger_kwargs"], "episode_length", 5)
     episodes = roll_out(lambda observation, step: EnvAction(np.zeros((1, 2, 9))), TASKS["push"], 1, 2)
     assert episodes.lengths.tolist() == [[5, 5]]
-    assert episodes.successes is not None and set(episodes.successes.ravel()) <= {0.0, 1.0}
+    assert episodes.success_at_last_step is not None and set(episodes.success_at_last_step.ravel()) <= {0.0, 1.0}

@@ -64,7 +64,7 @@ def make_environment(environment: Environment, render_mode: str | None = None) -
         try:
             with quiet_making():
                 made = _flattened(_made(wanted, render_mode))
-        except UserError:
+        except (UserError, Warning):
             raise
         except Exception as error:  # a constructor raises what it likes
             raise UserError(_why_not_made(error, wanted, render_mode)) from error

@@ -15,6 +15,7 @@ from diffcps.evaluation.rollout import roll_out
 from diffcps.evaluation.video import record_video
 from diffcps.run.environment import reference_of
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
+from diffcps.run.preflight import check_environment, check_seeds
 from diffcps.run.progress import Display
 from diffcps.run.record import Evaluation, MemberEpisodes, RunEvaluation, RunRecord
 from diffcps.tasks.references import normalised_score
@@ -82,6 +83,8 @@ def evaluate(
     if scored_in is None:
         raise UserError(f"{run}: was trained without an environment; name one with --env")
     check_fits(record.spec, record.dataset, scored_in)
+    check_seeds("seed plus episodes", seed + episodes - 1)
+    check_environment(scored_in, record.spec.observation_size, seed)
     played = roll_out(loaded.policies(seed), scored_in, len(members), episodes, seed=seed, on_step=on_step)
     reference = reference_of(record.dataset, scored_in)
     rows: list[MemberEpisodes] = []

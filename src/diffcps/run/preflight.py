@@ -18,7 +18,6 @@ from diffcps.envs.make import boxes, make_environment
 from diffcps.evaluation.rollout import check_time_limit, success_of
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import RunRecord
-from diffcps.run.settings import Settings
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Program
 from diffcps.types import EnvironmentSpec, UserError
@@ -36,19 +35,18 @@ API = (
 
 def preflight(record: RunRecord, program: Program, folder: RunFolder) -> None:
     """Raises `UserError` for what would fail later in a run. Nothing is written."""
-    check_seeds(record.settings)
+    check_seeds("seeds", max(record.settings.seeds))
+    check_seeds("eval_seed plus episodes", record.settings.eval_seed + record.settings.episodes - 1)
     check_reference(record)
     check_disk(program, folder)
     if record.environment is not None:
         check_environment(record.environment, record.spec.observation_size, record.settings.eval_seed)
 
 
-def check_seeds(settings: Settings) -> None:
-    """Seeds of members and of episodes, from 0 to 2^32 - 1."""
-    last = settings.eval_seed + settings.episodes - 1
-    for name, seed in (("seeds", max(settings.seeds)), ("eval_seed plus episodes", last)):
-        if seed > MAX_SEED:
-            raise UserError(f"{name}: seed {seed} is too large, it must be {MAX_SEED} or less")
+def check_seeds(name: str, largest: int) -> None:
+    """The largest of some seeds, of members or of episodes, which start at 0."""
+    if largest > MAX_SEED:
+        raise UserError(f"{name}: seed {largest} is too large, it must be {MAX_SEED} or less")
 
 
 def check_reference(record: RunRecord) -> None:

@@ -73,7 +73,7 @@ def train(
         fields=given_by(config),
         sweep={name: tuple(values) for name, values in (sweep or {}).items()},
         settings=({} if settings is None else given_by(settings))
-        | ({} if environment is None else {"env": named(environment)}),
+        | ({} if environment is None else {"env": environment if isinstance(environment, str) else named(environment)}),
         data=_data_given(dataset),
     )
     request = resolve(method, given, task, preset)
