@@ -17,6 +17,12 @@ from diffcps.envs.make import make_environment
 from diffcps.types import EnvironmentSpec, UserError
 
 
+# Minari's collector leaves temporary folders to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:Implicitly cleaning up:ResourceWarning"
+)
+
+
 class Parts(gymnasium.Env):
     """Dict observations with a nested Tuple. The keys are given unsorted."""
 

@@ -33,12 +33,11 @@ API = (
 )
 
 
-def preflight(record: RunRecord, program: Program, folder: RunFolder) -> None:
-    """Raises `UserError` for what would fail later in a run. Nothing is written."""
+def preflight(record: RunRecord) -> None:
+    """Raises `UserError` for what would fail later in a run, but for the disk (`check_disk`). Nothing is written."""
     check_seeds("seeds", max(record.settings.seeds))
     check_seeds("eval_seed plus episodes", record.settings.eval_seed + record.settings.episodes - 1)
     check_reference(record)
-    check_disk(program, folder)
     if record.environment is not None:
         check_environment(record.environment, record.spec.observation_size, record.settings.eval_seed)
 

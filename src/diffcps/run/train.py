@@ -28,7 +28,7 @@ from diffcps.run.environment import environment_of, reference_of
 from diffcps.run.evaluate import evaluate_members, of_member
 from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
-from diffcps.run.preflight import preflight
+from diffcps.run.preflight import check_disk, preflight
 from diffcps.run.progress import Display, Silent
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
 from diffcps.run.resolve import DataRequest, Given, Request, given_by, method_of, resolve, reward_of_preset
@@ -111,10 +111,11 @@ def run(
     record = _record(request, dataset)
     if record.environment is not None:
         check_fits(record.spec, record.dataset, record.environment)
+    preflight(record)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
     program.starts(record.settings.updates)  # raises where a stage would have no update
-    preflight(record, program, folder)
+    check_disk(program, folder)
     with folder.locked():
         record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
