@@ -9,9 +9,20 @@ action = policy(observation)
 """
 
 from diffcps.data import load_dataset
+from diffcps.run.evaluate import evaluate
 from diffcps.run.policy import Policy, load_policy
 from diffcps.run.settings import Settings
 from diffcps.run.train import train
-from diffcps.types import Dataset, UserError
+from diffcps.types import Dataset, EnvironmentSpec, UserError
 
-__all__ = ["Dataset", "Policy", "Settings", "UserError", "load_dataset", "load_policy", "train"]
+__all__ = [
+    "Dataset",
+    "EnvironmentSpec",
+    "Policy",
+    "Settings",
+    "UserError",
+    "evaluate",
+    "load_dataset",
+    "load_policy",
+    "train",
+]

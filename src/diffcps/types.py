@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -76,9 +77,9 @@ class Transition(NamedTuple):
 class Account:
     """The books of a loading: what became of the rows and fields of a source. Hashable."""
 
-    rows: int = 0
+    rows: Count = 0
     """Rows in the source."""
-    kept: int = 0
+    kept: Count = 0
     """Transitions that were made of them."""
     dropped: tuple[tuple[str, int], ...] = ()
     """Why rows were dropped, and how many."""
@@ -133,6 +134,68 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class EnvironmentSpec:
+    """What an environment is made from: an id, and what differs from the id's registration. Hashable.
+
+    Its text is short, for messages and tables: `Hopper-v5(healthy_reward=0.0), 200 steps`. Raises `UserError` for
+    arguments that are no JSON object and for a time limit below one step.
+    """
+
+    id: str
+    """Gymnasium id, `module:Id-v0` for one that a module registers, or `module:function` for a function that makes an
+    environment."""
+    kwargs: str = "{}"
+    """Arguments of the constructor or the function, as a JSON object; its keys are sorted."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode in steps, in the place of the registered one."""
+    recorded: str | None = None
+    """Gymnasium's own specification of the id (`EnvSpec.to_json`: arguments, time limit, wrappers), as a Minari dataset
+    stores it. `kwargs` and `max_episode_steps` come on top of it."""
+    function: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    """What makes the environment in this process, in Python; it is not stored: `id` is its name."""
+
+    def __post_init__(self) -> None:
+        try:
+            arguments = json.loads(self.kwargs)
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise UserError(
+                f"the arguments of environment {self.id} are {self.kwargs!r:.80}: they must be a JSON object such as "
+                '{"healthy_reward": 0.5}'
+            )
+        object.__setattr__(self, "kwargs", json.dumps(arguments, sort_keys=True))
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise UserError(
+                f"the time limit of environment {self.id} is {self.max_episode_steps}: it must be 1 step or more"
+            )
+
+    def with_changes(self, kwargs: str | None, max_episode_steps: int | None) -> EnvironmentSpec:
+        """With arguments added to the ones that are there, and another time limit; None changes nothing."""
+        added = self if kwargs is None else replace(self, kwargs=kwargs)
+        arguments = json.loads(self.kwargs) | json.loads(added.kwargs)
+        steps = self.max_episode_steps if max_episode_steps is None else max_episode_steps
+        return replace(self, kwargs=json.dumps(arguments), max_episode_steps=steps)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the id as it is registered, and nothing else."""
+        return (self.kwargs, self.max_episode_steps, self.recorded) == ("{}", None, None)
+
+    def __str__(self) -> str:
+        recorded: Mapping[str, Any] = json.loads(self.recorded or "{}")
+        arguments: dict[str, object] = {**recorded.get("kwargs", {}), **json.loads(self.kwargs)}
+        arguments.pop("render_mode", None)
+        steps = self.max_episode_steps or recorded.get("max_episode_steps")
+        text = self.id
+        if arguments:
+            text += "(" + ", ".join(f"{name}={json.dumps(value)}" for name, value in sorted(arguments.items())) + ")"
+        for wrapper in recorded.get("additional_wrappers", ()):
+            text += f", {wrapper['name']}"
+        return text if steps is None else f"{text}, {steps} steps"
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """Where a dataset comes from and what its numbers mean. Hashable: a static part beside the arrays."""
 
@@ -140,8 +203,8 @@ class DatasetInfo:
     """File path or dataset id, as the user named it."""
     sha256: str
     """SHA-256 of the file (of the arrays, where there is no single file)."""
-    environment: str | None = None
-    """Gymnasium environment id, where the file names one."""
+    environment: EnvironmentSpec | None = None
+    """The environment that scores policies on the data, where the source names one."""
     reference_min: float | None = None
     """Return of a random policy: normalised score 0."""
     reference_max: float | None = None

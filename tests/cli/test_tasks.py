@@ -13,6 +13,7 @@ from diffcps.cli.main import main
 from diffcps.data import load_dataset
 from diffcps.data.hashes import sha256_of_file
 from diffcps.tasks.catalogue import catalogue, find_task
+from diffcps.types import EnvironmentSpec
 from tests.data.files import hopper_bytes
 
 ROWS = 40
@@ -93,7 +94,7 @@ def test_get_offline(run, published, tmp_path):
 def test_convert(run, published, tmp_path):
     code, out, _ = run("data", "convert", published, "new.npz", "--task", "hopper-medium-v2")
     assert code == 0 and out == "written: new.npz\n"
-    assert load_dataset(tmp_path / "new.npz").info.environment == "Hopper-v4"
+    assert load_dataset(tmp_path / "new.npz").info.environment == EnvironmentSpec("Hopper-v4")
     assert "--overwrite" in run("data", "convert", published, "new.npz")[2]
     assert run("data", "convert", published, "new.npz", "--overwrite")[0] == 0
     assert "name a .hdf5, .h5 or .npz file" in run("data", "convert", published, "new.csv")[2]

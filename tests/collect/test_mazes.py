@@ -23,7 +23,7 @@ from diffcps.envs.mazes import ANT_MAZES
 from diffcps.envs.point_maze import PointMaze
 from diffcps.networks.squashed import SquashedGaussian
 from diffcps.training import checkpoint
-from diffcps.types import Spec, UserError
+from diffcps.types import EnvironmentSpec, Spec, UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -114,7 +114,7 @@ def test_stored_states_put_the_simulator_back(umaze):
 
 def test_maze2d_file_is_read_without_warnings(umaze):
     dataset = load_dataset(str(umaze))
-    assert dataset.size == 1500 and dataset.info.environment == "diffcps/Maze2D-umaze-v1"
+    assert dataset.size == 1500 and dataset.info.environment == EnvironmentSpec("diffcps/Maze2D-umaze-v1")
     assert umaze.with_suffix(".png").stat().st_size > 10_000
     assert [path.name for path in sorted(umaze.parent.iterdir())] == ["umaze.hdf5", "umaze.png"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from diffcps.data import load_dataset
 from diffcps.data.convert import convert
-from diffcps.types import Dataset, UserError
+from diffcps.types import Dataset, EnvironmentSpec, UserError
 
 FORMATS = {"hdf5": "new.hdf5", "npz": "new.npz", "minari": "toy/new-v0"}
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
@@ -137,7 +137,11 @@ def test_where_it_came_from(source, tmp_path):
 def test_the_task_gives_environment_and_scores(tmp_path):
     convert("builtin", str(tmp_path / "new.npz"), task="hopper-medium-replay-v2")
     info = load_dataset(tmp_path / "new.npz").info
-    assert (info.environment, info.reference_min, info.reference_max) == ("Hopper-v4", -20.272305, 3234.3)
+    assert (info.environment, info.reference_min, info.reference_max) == (
+        EnvironmentSpec("Hopper-v4"),
+        -20.272305,
+        3234.3,
+    )
 
 
 def test_minari_accepts_it(source, minari_root):

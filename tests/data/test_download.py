@@ -29,7 +29,7 @@ from diffcps.data.download import (
     where_from,
 )
 from diffcps.tasks.catalogue import COLLECTED, Task, find_task
-from diffcps.types import UserError
+from diffcps.types import EnvironmentSpec, UserError
 from tests.data.files import hopper_bytes
 
 ROWS = 400
@@ -426,10 +426,12 @@ def test_loading_by_id(task, tmp_path, monkeypatch):
     source.write_bytes(CONTENT)
     adopt(task, source)
     info = load_dataset("hopper-medium-v2").info
-    assert (info.source, info.task, info.environment) == ("hopper-medium-v2", "hopper-medium-v2", "Hopper-v4")
+    assert (info.source, info.task) == ("hopper-medium-v2", "hopper-medium-v2")
+    assert info.environment == EnvironmentSpec("Hopper-v4")
     assert (info.reference_min, info.reference_max) == (-20.272305, 3234.3)
     assert info.sha256 == task.sha256
-    assert load_dataset("hopper-medium-v2", environment="Hopper-v5").info.environment == "Hopper-v5"
+    given = load_dataset("hopper-medium-v2", environment="Hopper-v5")
+    assert given.info.environment == EnvironmentSpec("Hopper-v5")
 
     plain = load_dataset(source).info
     assert (plain.task, plain.environment, plain.reference_max) == (None, None, None)
@@ -497,4 +499,4 @@ def test_ogbench_rewards(ogbench_file):
     assert np.flatnonzero(dataset.timeout).tolist() == [3, 7]
     with np.load(ogbench_file) as file:
         np.testing.assert_array_equal(dataset.next_observation[3], file["observations"][4])
-    assert dataset.info.environment == task.id
+    assert dataset.info.environment == EnvironmentSpec(task.id)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from diffcps.data import load_dataset
+from diffcps.types import EnvironmentSpec
 
 
 def as_lists(dataset):
@@ -111,7 +112,7 @@ def test_types_and_hash(rows, write_hdf5):
 )
 def test_attributes(rows, write_hdf5, attributes):
     info = load_dataset(write_hdf5(rows, attributes)).info
-    assert (info.environment, info.reference_min, info.reference_max) == ("Hopper-v5", -20.5, 3234.5)
+    assert (info.environment, info.reference_min, info.reference_max) == (EnvironmentSpec("Hopper-v5"), -20.5, 3234.5)
 
 
 def test_attributes_may_be_absent_and_environment_may_be_given(rows, write_hdf5):
@@ -119,7 +120,7 @@ def test_attributes_may_be_absent_and_environment_may_be_given(rows, write_hdf5)
     assert (info.environment, info.reference_min, info.reference_max) == (None, None, None)
     assert (info.action_low, info.action_high) == ((-1.0,), (1.0,))
     path = write_hdf5(rows, {"env_id": "Hopper-v5"})
-    assert load_dataset(path, environment="Walker2d-v5").info.environment == "Walker2d-v5"
+    assert load_dataset(path, environment="Walker2d-v5").info.environment == EnvironmentSpec("Walker2d-v5")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_npz_has_the_same_meaning(rows, write_hdf5, tmp_path, plural):
         np.savez(tmp_path / "data.npz", **names, env_id="Hopper-v5", ref_min_score=1.5)
         dataset = load_dataset(tmp_path / "data.npz")
         assert as_lists(dataset) == as_lists(load_dataset(write_hdf5(fields)))
-        assert (dataset.info.environment, dataset.info.reference_min) == ("Hopper-v5", 1.5)
+        assert (dataset.info.environment, dataset.info.reference_min) == (EnvironmentSpec("Hopper-v5"), 1.5)
 
 
 def test_npz_with_both_spellings(rows, tmp_path, refusal):
@@ -214,7 +215,7 @@ def test_builtin():
     assert dataset.observation.shape == (139_631, 11)
     assert dataset.action.shape == (139_631, 3)
     assert dataset.info.source == "builtin"
-    assert dataset.info.environment == "Hopper-v5"
+    assert dataset.info.environment == EnvironmentSpec("Hopper-v5")
     assert (dataset.info.reference_min, dataset.info.reference_max) == (-20.272305, 3234.3)
     inside = ~(dataset.terminal | dataset.timeout)[:-1]
     np.testing.assert_array_equal(dataset.next_observation[:-1][inside], dataset.observation[1:][inside])
@@ -281,7 +282,7 @@ def test_minari_by_id_and_by_folder(tmp_path, monkeypatch):
     }
     assert dataset.action[:, 0].tolist() == [-0.5, 0, -0.5, 0, 0.5, -0.5]  # the box [-2, 2] onto [-1, 1]
     info = dataset.info
-    assert (info.source, info.environment) == ("toy/walk-v0", "Pendulum-v1")
+    assert (info.source, info.environment) == ("toy/walk-v0", EnvironmentSpec("Pendulum-v1"))
     assert (info.reference_min, info.reference_max) == (-10.0, 30.0)
     assert (info.action_low, info.action_high) == ((-2.0,), (2.0,))
 
@@ -300,14 +301,14 @@ def test_minari_hash_follows_the_data(tmp_path, monkeypatch):
     assert load_dataset("toy/walk-v1").info.sha256 != first
 
 
-def test_minari_dict_observations_are_refused(tmp_path, monkeypatch, refusal):
+def test_minari_observations_that_are_not_boxes_are_refused(tmp_path, monkeypatch, refusal):
     make_minari(tmp_path, monkeypatch)
     path = tmp_path / "toy" / "walk-v0" / "data" / "metadata.json"
     metadata = json.loads(path.read_text())
-    box = json.loads(metadata["observation_space"])
-    metadata["observation_space"] = json.dumps({"type": "Dict", "subspaces": {"position": box}})
+    box, phase = json.loads(metadata["observation_space"]), {"type": "Discrete", "dtype": "int64", "start": 0, "n": 3}
+    metadata["observation_space"] = json.dumps({"type": "Dict", "subspaces": {"position": box, "phase": phase}})
     path.write_text(json.dumps(metadata))
-    assert "the observation space is a Dict; only a flat Box is supported" in refusal("toy/walk-v0")
+    assert "observation `phase` is a Discrete; only boxes can be flattened" in refusal("toy/walk-v0")
 
 
 def test_minari_damaged(tmp_path, monkeypatch, refusal):

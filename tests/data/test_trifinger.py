@@ -17,6 +17,7 @@ from zarr.storage import MemoryStore
 
 from diffcps.data import load_dataset
 from diffcps.data.readers.trifinger import TORQUE, observation_box, read_trifinger
+from diffcps.types import EnvironmentSpec
 
 PUSH, LIFT = 97, 139
 
@@ -74,7 +75,7 @@ def test_dataset_follows_the_rule_for_files_without_next_observations(arrays, wr
     np.testing.assert_allclose(dataset.action, arrays["actions"][kept] / TORQUE, rtol=0, atol=1e-6)
     assert np.flatnonzero(dataset.timeout).tolist() == [2, 7]
     assert not dataset.terminal.any()
-    assert dataset.info.environment == "diffcps/TriFingerPush-v0"
+    assert dataset.info.environment == EnvironmentSpec("diffcps/TriFingerPush-v0")
     assert (dataset.info.reference_min, dataset.info.reference_max) == (0, 750)
 
 
@@ -90,7 +91,7 @@ def test_hash_is_of_the_numbers(arrays, write, compressors, tmp_path):
 def test_lift_has_its_own_sizes(arrays, write):
     arrays["observations"] = np.zeros((10, LIFT), np.float32)
     info = load_dataset(write(arrays, "trifinger-cube-lift-sim-mixed-v0")).info
-    assert (info.environment, info.reference_max) == ("diffcps/TriFingerLift-v0", 1500)
+    assert (info.environment, info.reference_max) == (EnvironmentSpec("diffcps/TriFingerLift-v0"), 1500)
 
 
 def test_folder_and_file_are_the_same_data(arrays, write):

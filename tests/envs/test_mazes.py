@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffcps.envs import quiet
-from diffcps.envs.make import environment_spec, make_environment
+from diffcps.envs.make import environment_sizes, make_environment
 from diffcps.envs.mazes import ANT_MAZES, POINT_MAZES, goal_beside, next_cell
 from diffcps.tasks.references import reference_scores
 
@@ -112,7 +112,7 @@ def test_goals_of_ant_maze(size, low, high):
 
 @pytest.mark.parametrize(("size", "limit"), [("umaze", 700), ("medium", 1000), ("large", 1000)])
 def test_ant_maze_by_id(size, limit):
-    found = environment_spec(f"diffcps/AntMaze-{size}-v2")
+    found = environment_sizes(f"diffcps/AntMaze-{size}-v2")
     assert (found.observation_size, found.action_size, found.max_steps) == (29, 8, limit)
     assert found.action_low == (-1.0,) * 8 and found.action_high == (1.0,) * 8
     assert reference_scores(f"diffcps/AntMaze-{size}-v2") == (0.0, 1.0)
@@ -121,7 +121,7 @@ def test_ant_maze_by_id(size, limit):
 @pytest.mark.parametrize(("size", "limit"), [("umaze", 300), ("medium", 600), ("large", 800)])
 @pytest.mark.parametrize("dense", ["", "-dense"])
 def test_maze2d_by_id(size, limit, dense):
-    found = environment_spec(f"diffcps/Maze2D-{size}{dense}-v1")
+    found = environment_sizes(f"diffcps/Maze2D-{size}{dense}-v1")
     assert (found.observation_size, found.action_size, found.max_steps) == (4, 2, limit)
     assert found.action_low == (-1.0, -1.0) and found.action_high == (1.0, 1.0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.mujoco.ant_v4 import AntEnv
 
-from diffcps.envs.make import EnvironmentSpec, environment_spec, make_environment
+from diffcps.envs.make import EnvironmentSizes, environment_sizes, make_environment
 from diffcps.tasks.references import reference_scores
 from diffcps.types import UserError
 
@@ -40,7 +40,7 @@ def same_every_time(environment_id: str) -> bool:
 
 
 def test_ant_has_111_numbers_of_which_84_are_zero():
-    assert environment_spec("diffcps/Ant-v2") == EnvironmentSpec(111, 8, (-1.0,) * 8, (1.0,) * 8, 1000)
+    assert environment_sizes("diffcps/Ant-v2") == EnvironmentSizes(111, 8, (-1.0,) * 8, (1.0,) * 8, 1000)
     assert reference_scores("diffcps/Ant-v2") == (-325.6, 3879.7)
     with made("diffcps/Ant-v2", seed=3) as environment, closing(AntEnv()) as v4:
         v4.reset(seed=3)
@@ -80,8 +80,8 @@ def test_adroit_layouts(name: str):
     pytest.importorskip("gymnasium_robotics")
     observation, action, steps = ADROIT[name]
     environment_id = f"diffcps/Adroit{name}-v1"
-    expected = EnvironmentSpec(observation, action, (-1.0,) * action, (1.0,) * action, steps)
-    assert environment_spec(environment_id) == expected
+    expected = EnvironmentSizes(observation, action, (-1.0,) * action, (1.0,) * action, steps)
+    assert environment_sizes(environment_id) == expected
     assert reference_scores(environment_id) is not None
     if name != "Hammer":  # its start is seen in the height of the board alone
         assert same_every_time(environment_id)
@@ -174,7 +174,7 @@ def test_kitchen_layout():
     goals = {}
     for name in ("complete", "partial", "mixed"):
         environment_id = f"diffcps/Kitchen-{name}-v0"
-        assert environment_spec(environment_id) == EnvironmentSpec(60, 9, (-1.0,) * 9, (1.0,) * 9, 280)
+        assert environment_sizes(environment_id) == EnvironmentSizes(60, 9, (-1.0,) * 9, (1.0,) * 9, 280)
         assert reference_scores(environment_id) == (0.0, 4.0)
         with made(environment_id) as environment:
             observation, _ = environment.reset(seed=0)
@@ -236,7 +236,7 @@ MEDIUM = "antmaze-medium-navigate-singletask-v0"
 
 def test_ogbench_has_the_name_of_its_task_and_obeys_the_seed():
     pytest.importorskip("ogbench")
-    assert environment_spec(MEDIUM) == EnvironmentSpec(29, 8, (-1.0,) * 8, (1.0,) * 8, 1000)
+    assert environment_sizes(MEDIUM) == EnvironmentSizes(29, 8, (-1.0,) * 8, (1.0,) * 8, 1000)
     assert reference_scores(MEDIUM) is None
     np.random.seed(1)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002

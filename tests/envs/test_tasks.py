@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from diffcps.envs.make import environment_spec
+from diffcps.envs.make import environment_sizes
 from diffcps.tasks.catalogue import catalogue
 from diffcps.tasks.references import reference_scores
 
@@ -25,7 +25,7 @@ def test_the_catalogue_and_the_environment_agree(environment_id):
         pytest.importorskip(PACKAGES[task.family])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # v4, and v0 of AntMaze, are called old
-        spec = environment_spec(environment_id)
+        spec = environment_sizes(environment_id)
     assert (spec.observation_size, spec.action_size) == (task.observation_size, task.action_size)
     assert spec.max_steps == task.max_steps
     if task.family in ("gym", "antmaze", "maze2d", "adroit", "kitchen"):

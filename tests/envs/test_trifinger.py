@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffcps.data.readers.trifinger import TORQUE, observation_box
-from diffcps.envs.make import environment_spec, make_environment
+from diffcps.envs.make import environment_sizes, make_environment
 from diffcps.evaluation.rollout import roll_out
 from diffcps.types import EnvAction, UserError
 
@@ -28,7 +28,7 @@ def test_missing_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_spaces_are_those_that_the_reader_states(task):
     pytest.importorskip("trifinger_rl_datasets")
-    spec = environment_spec(TASKS[task])
+    spec = environment_sizes(TASKS[task])
     low, high = observation_box(task)
     assert (spec.observation_size, spec.action_size, spec.max_steps) == (len(low), 9, {"push": 750, "lift": 1500}[task])
     np.testing.assert_array_equal(spec.action_high, np.full(9, TORQUE, np.float32))
@@ -79,4 +79,4 @@ def test_episode_has_all_its_steps_and_says_whether_it_succeeded(monkeypatch):
     monkeypatch.setitem(package.task_params["push"]["trifinger_kwargs"], "episode_length", 5)
     episodes = roll_out(lambda observation, step: EnvAction(np.zeros((1, 2, 9))), TASKS["push"], 1, 2)
     assert episodes.lengths.tolist() == [[5, 5]]
-    assert episodes.successes is not None and set(episodes.successes.ravel()) <= {0.0, 1.0}
+    assert episodes.success_at_last_step is not None and set(episodes.success_at_last_step.ravel()) <= {0.0, 1.0}

@@ -2,8 +2,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffcps.evaluation.rollout import roll_out
-from diffcps.types import EnvAction, EnvObservation, UserError
+from diffcps.evaluation.rollout import _tell_unreadable, roll_out, success_of
+from diffcps.types import EnvAction, EnvironmentSpec, EnvObservation, UserError
 from tests.evaluation.conftest import COUNTDOWN, ENDLESS, LIMITLESS, Countdown
 
 
@@ -20,19 +20,53 @@ def test_returns_by_hand() -> None:
     # Seeds 100, 101, 102 last 2, 3, 1 steps: 2 * 100 + (0 + 1), 3 * 101 + (0 + 1 + 2), 102; member 1 adds 1 a step.
     np.testing.assert_allclose(episodes.returns, [[201, 306, 102], [203, 309, 103]], rtol=1e-7)
     np.testing.assert_array_equal(episodes.lengths, [[2, 3, 1], [2, 3, 1]])
-    assert episodes.successes is None  # the environment does not say
+    assert (
+        episodes.success_at_last_step is None and episodes.success_at_any_step is None
+    )  # the environment does not say
 
 
-def test_success_is_what_the_environment_says_at_the_last_step(monkeypatch) -> None:
+@pytest.mark.parametrize(("key", "only_when_true"), [("success", False), ("is_success", True)])
+def test_success_at_the_last_and_at_any_step(monkeypatch, key: str, only_when_true: bool) -> None:
     step = Countdown.step
 
     def telling(self, action):
         observation, reward, terminated, truncated, _ = step(self, action)
         # Episodes of 1 and 3 steps end in success; the one of 2 has a success that does not last.
-        return observation, reward, terminated, truncated, {"success": len(self.actions) in (1, 3)}
+        success = len(self.actions) in (1, 3)
+        return observation, reward, terminated, truncated, {key: success} if success or not only_when_true else {}
 
     monkeypatch.setattr(Countdown, "step", telling)
-    np.testing.assert_array_equal(roll_out(member_and_step, COUNTDOWN, 2, 3).successes, [[0, 1, 1], [0, 1, 1]])
+    episodes = roll_out(member_and_step, COUNTDOWN, 2, 3)
+    np.testing.assert_array_equal(episodes.success_at_last_step, [[0, 1, 1], [0, 1, 1]])
+    np.testing.assert_array_equal(episodes.success_at_any_step, [[1, 1, 1], [1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        (True, True),
+        (np.bool_(False), False),
+        (1, True),
+        (np.float32(0.0), False),
+        (np.array(True), True),
+        (np.array([1.0]), True),
+        ([True, False], False),
+        (np.ones((2, 1), bool), True),
+        (np.nan, None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("key", ["success", "is_success", "goal_achieved", "solved"])
+def test_any_shape_of_truth_value(key: str, value: object, meaning: bool | None) -> None:
+    assert success_of({key: value, "other": 3}, "X-v0") is meaning
+
+
+@pytest.mark.parametrize("value", [0.3, "yes", np.zeros(0), {"task": 1.0}])
+def test_what_is_no_truth_value_says_nothing_and_is_told_once(value: object) -> None:
+    _tell_unreadable.cache_clear()
+    with pytest.warns(UserWarning, match="X-v0: its `success` is neither true nor false"):
+        assert success_of({"success": value}, "X-v0") is None
+    assert success_of({"success": value}, "X-v0") is None  # a second warning would be an error here
 
 
 def test_members_meet_the_same_starts_and_finished_episodes_rest(countdown: list[Countdown]) -> None:
@@ -75,9 +109,11 @@ def test_time_limit_ends_an_episode() -> None:
 
 
 def test_environment_without_time_limit_is_refused(countdown: list[Countdown]) -> None:
-    with pytest.raises(UserError, match="no time limit"):
+    with pytest.raises(UserError, match=r"no time limit.*--max-episode-steps N"):
         roll_out(member_and_step, LIMITLESS, 1, 2)
     assert [environment.num_closed for environment in countdown] == [1, 1]
+    limited = roll_out(member_and_step, EnvironmentSpec(LIMITLESS, max_episode_steps=2), 1, 2)  # as the message says
+    np.testing.assert_array_equal(limited.lengths, [[2, 2]])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

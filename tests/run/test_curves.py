@@ -12,7 +12,7 @@ from diffcps.run.curves import curves_figure, save_curves
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import Evaluation, Measurement, RunRecord
 from diffcps.run.settings import Settings
-from diffcps.types import DatasetInfo, Spec, UserError
+from diffcps.types import DatasetInfo, EnvironmentSpec, Spec, UserError
 
 REFERENCE = (-20.3, 3234.3)
 BOUNDED = "Denoising loss $L_c$ and its bound kappa"
@@ -38,7 +38,7 @@ def write_run(
         config=method.Config(),
         sweep=sweep or ({"kappa": kappas} if kappas else {}),
         settings=Settings(seeds=seeds, updates=updates, eval_every=every, log_every=log_every),
-        environment=env,
+        environment=None if env is None else EnvironmentSpec(env),
         reference=reference,
         dataset=DatasetInfo("hopper-medium-replay.hdf5", "0"),
         transitions=1000,

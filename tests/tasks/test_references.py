@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from diffcps.tasks.catalogue import catalogue
+from diffcps.tasks.names import environment_by_name
 from diffcps.tasks.references import normalised_score, reference_scores
-from diffcps.types import UserError
+from diffcps.types import EnvironmentSpec, UserError
 
 
 def test_normalised_score_by_hand() -> None:
@@ -28,6 +29,35 @@ def test_reference_scores_are_those_of_d4rl_for_any_version() -> None:
     assert reference_scores("Ant-v5") == reference_scores("diffcps/Ant-v2") == (-325.6, 3879.7)
     assert reference_scores("AntMaze_UMaze-v5") is None
     assert reference_scores("Pendulum-v1") is None
+
+
+def test_references_hold_for_default_arguments_only() -> None:
+    assert reference_scores(EnvironmentSpec("Hopper-v5")) == (-20.272305, 3234.3)
+    assert reference_scores(EnvironmentSpec("Hopper-v5", '{"healthy_reward": 0}')) is None
+    assert reference_scores(EnvironmentSpec("Hopper-v5", max_episode_steps=10)) is None
+    assert reference_scores(EnvironmentSpec("Hopper-v5", recorded="{}")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("hopper-medium-v2", "Hopper-v4"),
+        ("hopper-medium", "Hopper-v4"),
+        ("Hopper-v2", "Hopper-v4"),
+        ("Walker2d-v3", "Walker2d-v4"),
+        ("Ant-v2", "diffcps/Ant-v2"),
+        ("antmaze-umaze-v0", "diffcps/AntMaze-umaze-v0"),
+        ("antmaze-umaze-v1", "diffcps/AntMaze-umaze-v2"),
+        ("maze2d-large-dense-v1", "diffcps/Maze2D-large-dense-v1"),
+        ("door-v0", "diffcps/AdroitDoor-v1"),
+        ("kitchen-mixed-v0", "diffcps/Kitchen-mixed-v0"),
+        ("Hopper-v5", None),
+        ("antmaze-v0", None),
+        ("Pendulum-v1", None),
+    ],
+)
+def test_names_of_benchmarks_lead_to_the_catalogues_environment(name: str, environment: str | None) -> None:
+    assert environment_by_name(name) == environment
 
 
 def test_reference_scores_of_the_mazes() -> None:

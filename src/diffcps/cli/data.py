@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diffcps.cli.console import Commands, Parser, complain, say, show
 from diffcps.cli.flags import add_flags, given_fields
 from diffcps.run import fields
-from diffcps.types import Reading, UserError
+from diffcps.types import EnvironmentSpec, Reading, UserError
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -229,14 +229,14 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"written: {path}")
 
 
-def _spec_of(environment_id: str) -> EnvSpec | None:
+def _spec_of(environment: EnvironmentSpec) -> EnvSpec | None:
     """Gymnasium's specification of an environment, or None where it cannot be made here."""
     from contextlib import closing
 
     from diffcps.envs.make import make_environment
 
     try:
-        with closing(make_environment(environment_id)) as environment:
-            return environment.spec
+        with closing(make_environment(environment)) as made:
+            return made.spec
     except UserError:
         return None

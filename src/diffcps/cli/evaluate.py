@@ -21,7 +21,9 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"
     )
-    evaluate.add_argument("--env", metavar="ID", help="another environment of the same sizes")
+    evaluate.add_argument("--env", metavar="ID", help="another environment of the same sizes [that of the run]")
+    evaluate.add_argument("--env-kwargs", metavar="JSON", help='arguments of the environment, added: {"target": 0.9}')
+    evaluate.add_argument("--max-episode-steps", type=int, metavar="N", help="another time limit of its episodes")
     evaluate.add_argument(
         "--video", type=Path, metavar="FILE.mp4", help="film one episode of the best member (extra: video)"
     )
@@ -35,15 +37,17 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from diffcps.run.environment import chosen_environment
     from diffcps.run.evaluate import evaluate, film
     from diffcps.run.table import evaluation_table
 
+    stored = RunFolder(options.run).read_record().environment
     result = evaluate(
         options.run,
         options.checkpoint,
         episodes=options.episodes,
         seed=options.seed,
-        environment=options.env,
+        environment=chosen_environment(options.env, options.env_kwargs, options.max_episode_steps, stored),
         action_choice=options.action_choice,
         on_step=step_counter(),
     )

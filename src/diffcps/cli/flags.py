@@ -44,7 +44,7 @@ def _add_flag(parser: argparse._ArgumentGroup, flag: str, dest: str, annotation:
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, metavar="X")
     elif typing.get_origin(annotation) is typing.Literal:
         parser.add_argument(flag, dest=dest, default=missing, help=text, choices=typing.get_args(annotation))
-    elif annotation in (int, Count):
+    elif annotation in (int, Count, int | None):
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, metavar="N")
     else:
         assert annotation is str, annotation

@@ -16,7 +16,7 @@ import numpy as np
 from diffcps.data.actions import action_boxes, cut_off
 from diffcps.data.load import MINARI_ID, read, transitions
 from diffcps.data.writers import Attribute, write_hdf5, write_minari, write_npz
-from diffcps.types import Dataset, DatasetInfo, Reading, UserError
+from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Reading, UserError
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -28,14 +28,14 @@ def convert(
     reading: Reading = Reading(),  # noqa: B008 (it is immutable)
     *,
     task: str | None = None,
-    spec_of: Callable[[str], EnvSpec | None] | None = None,
+    spec_of: Callable[[EnvironmentSpec], EnvSpec | None] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes the transitions of `source` (what `load_dataset` takes) to `target`, and returns the file or folder.
 
     `target` is a file (.hdf5, .h5 or .npz, with next observations, timeouts, action box, environment id, reference
     scores and where it all came from) or a Minari id such as name/of/set-v0, which goes to Minari's local datasets,
-    with the specification that `spec_of` gives for the environment id. Only transitions are carried over, nothing else
+    with the specification that `spec_of` gives for the environment. Only transitions are carried over, nothing else
     that the source holds. What is there already is replaced with `overwrite` only, and not before the new one is
     complete.
 
@@ -52,7 +52,8 @@ def convert(
     said: dict[str, Attribute | None] = {
         "action_low": box.low,
         "action_high": box.high,
-        "env_id": info.environment,
+        "env_id": None if info.environment is None else info.environment.id,
+        "env_spec": None if info.environment is None else info.environment.recorded,
         "ref_min_score": info.reference_min,
         "ref_max_score": info.reference_max,
         "source": info.source,

@@ -29,12 +29,21 @@ from diffcps.data.rows import PIECE_ROWS, RawRows
 from diffcps.data.scaling import Scaling
 from diffcps.data.suspicions import find_warnings
 from diffcps.tasks.catalogue import Task, catalogue, find_task
-from diffcps.types import Account, Dataset, DatasetInfo, EnvAction, Reading, RewardTransform, UserError
+from diffcps.types import (
+    Account,
+    Dataset,
+    DatasetInfo,
+    EnvAction,
+    EnvironmentSpec,
+    Reading,
+    RewardTransform,
+    UserError,
+)
 
 BUILTIN = "builtin"
 """Names the dataset that comes with the package: half of a Hopper replay buffer."""
 MINARI_ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
-BoxOf = Callable[[str | None], tuple[str, Box] | None]
+BoxOf = Callable[[EnvironmentSpec | None], tuple[str, Box] | None]
 """Name and action box of the environment that scores a run on data of this environment; None where there is none."""
 
 
@@ -52,7 +61,7 @@ def load_dataset(
     timeout_next: Literal["real", "none"] | None = None,
     columns: Sequence[str] = (),
     observation_keys: Sequence[str] = (),
-    environment: str | None = None,
+    environment: EnvironmentSpec | str | None = None,
     task: str | None = None,
 ) -> Dataset:
     """Read, check and transform logged transitions into numpy arrays (float32, flags bool).
@@ -65,7 +74,7 @@ def load_dataset(
 
     `task` names the task that the data are used for; by default it is `source`, where that is one. The environment id
     and the reference scores are then the task's, as far as it has any, and otherwise those that the file names;
-    `environment` overrides the id.
+    `environment`, an id or a specification, overrides it.
 
     `info.account` has the books: which rows became transitions, which were dropped and why, what was converted, what is
     suspicious. Raises `UserError`, one line, for whatever is wrong with the source or its contents.
@@ -85,7 +94,8 @@ def load_dataset(
     )
     several = not isinstance(source, str | Path)
     name = ",".join(map(str, source)) if several else str(source)
-    return load(name, reading, environment=environment, task=task)
+    named = EnvironmentSpec(environment) if isinstance(environment, str) else environment
+    return load(name, reading, environment=named, task=task)
 
 
 def _numbers(given: float | Sequence[float]) -> tuple[float, ...]:
@@ -96,7 +106,7 @@ def load(
     source: str,
     reading: Reading,
     *,
-    environment: str | None = None,
+    environment: EnvironmentSpec | None = None,
     task: str | None = None,
     box_of: BoxOf = lambda _: None,
 ) -> Dataset:
@@ -165,7 +175,7 @@ def _for_task(raw: RawRows, rows: Rows, task: Task, source: str) -> RawRows:
             f"{source}: observations have {sizes[0]} and actions {sizes[1]} numbers, those of task {task.id} "
             f"{expected[0]} and {expected[1]}; name the task that the data belong to"
         )
-    raw = raw._replace(environment=task.environment)
+    raw = raw._replace(environment=EnvironmentSpec(task.environment))
     if task.reference_max is not None:
         raw = raw._replace(reference_min=task.reference_min, reference_max=task.reference_max)
     return raw

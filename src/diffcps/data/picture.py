@@ -101,7 +101,7 @@ def save_dataset_figure(dataset: Dataset, returns: np.ndarray, lengths: np.ndarr
 
 def _title(dataset: Dataset, returns: np.ndarray) -> str:
     info = dataset.info
-    facts = [info.environment] if info.environment else []
+    facts = [] if info.environment is None else [str(info.environment)]
     facts += [
         f"{dataset.size:,} transitions",
         f"{len(returns):,} episodes",

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from diffcps.types import EnvironmentSpec
+
 FIELDS = ("observation", "action", "reward", "terminal", "timeout", "next_observation")
 """What a source may hold for each step."""
 PIECE_ROWS = 2**14
@@ -41,7 +43,7 @@ class RawRows(NamedTuple):
     names: dict[str, str]
     """Each of `FIELDS` that the source has -> its name there, for messages."""
     sha256: str
-    environment: str | None = None
+    environment: EnvironmentSpec | None = None
     reference_min: float | None = None
     reference_max: float | None = None
     action_low: np.ndarray | None = None

@@ -98,7 +98,7 @@ def describe(dataset: Dataset) -> DatasetSummary:
     return DatasetSummary(
         source=info.source,
         sha256=info.sha256,
-        environment=info.environment,
+        environment=None if info.environment is None else str(info.environment),
         transitions=dataset.size,
         episodes=len(returns),
         observation_size=dataset.spec.observation_size,

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffcps.envs.make import boxes, make_environment
-from diffcps.types import EnvAction, EnvObservation, UserError
+from diffcps.envs.make import boxes, make_environment, time_limit
+from diffcps.types import EnvAction, EnvironmentSpec, EnvObservation, UserError
 
 if TYPE_CHECKING:
+    import gymnasium
     from gymnasium.spaces import Box
 
 Act = Callable[[EnvObservation, int], EnvAction]
 """`act(observation, step)`: float32 "members episodes obs" to "members episodes act", in the environment's units."""
+SUCCESS_KEYS = ("success", "is_success", "goal_achieved", "solved")
+"""Where the `info` of environments says whether a step is a success (OGBench, Meta-World, Gymnasium-Robotics' mazes and
+hands, ManiSkill; its Fetch robots, LeRobot; D4RL's Adroit; MyoSuite). The first one that is there counts."""
 
 
 class Episodes(NamedTuple):
@@ -23,13 +29,15 @@ class Episodes(NamedTuple):
 
     returns: np.ndarray
     lengths: np.ndarray
-    successes: np.ndarray | None = None
-    """1 or 0: the environment's `info["success"]` at the episode's last step. None where it does not say."""
+    success_at_last_step: np.ndarray | None = None
+    """1 or 0: whether the environment calls the episode's last step a success. None where it never says anything."""
+    success_at_any_step: np.ndarray | None = None
+    """1 or 0: whether it called any step of the episode so."""
 
 
 def roll_out(
     act: Act,
-    environment_id: str,
+    environment: EnvironmentSpec | str,
     num_members: int,
     num_episodes: int,
     *,
@@ -51,19 +59,14 @@ def roll_out(
 
     shape = (num_members, num_episodes)
     returns, lengths, alive = np.zeros(shape), np.zeros(shape, int), np.ones(shape, bool)
-    successes = np.full(shape, np.nan)
+    at_last, at_any, said = np.zeros(shape), np.zeros(shape), False
 
     with ExitStack() as stack:
         environments = {
-            index: stack.enter_context(closing(make_environment(environment_id))) for index in np.ndindex(shape)
+            index: stack.enter_context(closing(make_environment(environment))) for index in np.ndindex(shape)
         }
         first = environments[0, 0]
-        if first.spec is None or first.spec.max_episode_steps is None:
-            raise UserError(
-                f"environment {environment_id} has no time limit, so an episode might never end: "
-                "register it with max_episode_steps"
-            )
-
+        check_time_limit(first, environment)
         spaces = boxes(first)
         observation = np.zeros((*shape, *spaces.observation.shape), np.float32)
         for member, episode in np.ndindex(shape):
@@ -74,19 +77,61 @@ def roll_out(
             if on_step is not None:
                 on_step(step, int(alive.sum()))
             action = act(EnvObservation(observation.copy()), step)
-            action = box_action(action, spaces.action, alive, environment_id, step)
+            action = box_action(action, spaces.action, alive, environment, step)
             for index in map(tuple, np.argwhere(alive)):
                 observation[index], reward, terminated, truncated, info = environments[index].step(action[index])
                 returns[index] += float(reward)
                 lengths[index] += 1
-                successes[index] = info.get("success", np.nan)
+                success = success_of(info, environment)
+                said |= success is not None
+                at_last[index] = bool(success)
+                at_any[index] = at_any[index] or bool(success)
                 alive[index] = not (terminated or truncated)
             step += 1
 
-    return Episodes(returns, lengths, None if np.isnan(successes).any() else successes)
+    return Episodes(returns, lengths, at_last, at_any) if said else Episodes(returns, lengths)
 
 
-def box_action(action: EnvAction, box: Box, alive: np.ndarray, environment_id: str, step: int) -> EnvAction:
+def check_time_limit(made: gymnasium.Env, environment: EnvironmentSpec | str) -> None:
+    """Raises `UserError` unless somebody says after how many steps an episode is cut."""
+    if time_limit(made) is None:
+        raise UserError(
+            f"environment {environment} has no time limit, so an episode might never end: give it one with "
+            "--max-episode-steps N (if it ends by itself, any N that is large enough), or register it with one"
+        )
+
+
+def success_of(info: Mapping[str, object], environment: EnvironmentSpec | str) -> bool | None:
+    """Whether the `info` of a step calls it a success; None where it does not say.
+
+    A truth value may be a bool, the number 0 or 1, or an array of them, of which all must be true. Another value says
+    nothing, and is told once as a warning.
+    """
+    key = next((key for key in SUCCESS_KEYS if info.get(key) is not None), None)
+    if key is None:
+        return None
+    try:
+        value = np.asarray(info[key], float)
+    except (TypeError, ValueError):
+        value = np.empty(0)
+    if value.size and np.isin(value, (0, 1)).all():
+        return bool(value.all())
+    if not np.isnan(value).all() or not value.size:
+        _tell_unreadable(key, str(environment))
+    return None
+
+
+@cache
+def _tell_unreadable(key: str, environment: str) -> None:
+    warnings.warn(
+        f"environment {environment}: its `{key}` is neither true nor false, so that successes are not counted there",
+        stacklevel=3,
+    )
+
+
+def box_action(
+    action: EnvAction, box: Box, alive: np.ndarray, environment: EnvironmentSpec | str, step: int
+) -> EnvAction:
     """The policy's actions "members episodes act", clipped to the box.
 
     Raises `UserError` for another shape, and for an action that is not finite in an episode that is `alive`.
@@ -95,13 +140,13 @@ def box_action(action: EnvAction, box: Box, alive: np.ndarray, environment_id: s
     expected = (*alive.shape, *box.shape)
     if action.shape != expected:
         raise UserError(
-            f"the policy returned actions of shape {action.shape} for {environment_id}; "
+            f"the policy returned actions of shape {action.shape} for {environment}; "
             f"expected [members, episodes, act] = {expected}"
         )
     bad = alive & ~np.isfinite(action).all(-1)
     if bad.any():
         raise UserError(
-            f"member {np.argwhere(bad)[0, 0]} gave an action that is not finite at step {step} of {environment_id}: "
+            f"member {np.argwhere(bad)[0, 0]} gave an action that is not finite at step {step} of {environment}: "
             "its training has diverged; look at its losses, or evaluate an earlier checkpoint"
         )
     return EnvAction(np.clip(action, box.low, box.high).astype(box.dtype))

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffcps.envs.make import boxes, make_environment
 from diffcps.evaluation.rollout import Act, box_action
-from diffcps.types import EnvObservation, UserError
+from diffcps.types import EnvironmentSpec, EnvObservation, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -26,7 +26,9 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
-def record_video(act: Act, environment_id: str, path: str | Path, *, seed: int = 100, max_steps: int = 1000) -> float:
+def record_video(
+    act: Act, environment: EnvironmentSpec | str, path: str | Path, *, seed: int = 100, max_steps: int = 1000
+) -> float:
     """Films one episode (its first `max_steps` steps) as mp4 at real speed; returns the sum of the rewards filmed.
 
     `act` is the same function as in `roll_out`, here for one member and one episode: [1, 1, obs] to [1, 1, act].
@@ -39,12 +41,12 @@ def record_video(act: Act, environment_id: str, path: str | Path, *, seed: int =
         raise UserError(f"videos are written as mp4: name {path} with the ending .mp4")
     _check_extra()
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
-    with warnings.catch_warnings(), closing(make_environment(environment_id, render_mode="rgb_array")) as environment:
+    with warnings.catch_warnings(), closing(make_environment(environment, "rgb_array")) as made:
         # JAX warns of forks; the child becomes ffmpeg at once.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        observation, _ = environment.reset(seed=seed)
-        frame = _first_frame(environment, environment_id)
-        frames_per_second = environment.metadata.get("render_fps", 30)
+        observation, _ = made.reset(seed=seed)
+        frame = _first_frame(made, environment)
+        frames_per_second = made.metadata.get("render_fps", 30)
         stride = max(1, round(frames_per_second / 30))
         total, alive = 0.0, np.ones((1, 1), bool)
         try:
@@ -54,12 +56,12 @@ def record_video(act: Act, environment_id: str, path: str | Path, *, seed: int =
                 writer.append_data(frame)
                 for step in range(max_steps):
                     action = act(EnvObservation(np.asarray(observation, np.float32)[None, None]), step)
-                    action = box_action(action, boxes(environment).action, alive, environment_id, step)
-                    observation, reward, terminated, truncated, _ = environment.step(action[0, 0])
+                    action = box_action(action, boxes(made).action, alive, environment, step)
+                    observation, reward, terminated, truncated, _ = made.step(action[0, 0])
                     total += float(reward)
                     ended = terminated or truncated
                     if ended or (step + 1) % stride == 0:
-                        writer.append_data(np.asarray(environment.render()))
+                        writer.append_data(np.asarray(made.render()))
                     if ended:
                         break
             os.replace(partial, path)
@@ -88,19 +90,19 @@ def _writer(path: Path, frames_per_second: float) -> _Writer:
     return cast(_Writer, imageio.get_writer(path, fps=frames_per_second, macro_block_size=2))
 
 
-def _first_frame(environment: gymnasium.Env, environment_id: str) -> np.ndarray:
+def _first_frame(made: gymnasium.Env, environment: EnvironmentSpec | str) -> np.ndarray:
     """The first picture: where OpenGL cannot work, it fails here, with an exception that depends on the driver."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # glfw warns about the display before it fails
-            frame = environment.render()
+            frame = made.render()
     except Exception as error:
         raise UserError(
-            f"cannot draw {environment_id} here ({_first_line(error)}): without a display set MUJOCO_GL=egl "
+            f"cannot draw {environment} here ({_first_line(error)}): without a display set MUJOCO_GL=egl "
             "(apt-get install libegl1) or MUJOCO_GL=osmesa (apt-get install libosmesa6)"
         ) from error
     if not isinstance(frame, np.ndarray):
-        raise UserError(f"environment {environment_id} draws no pictures in render mode 'rgb_array'")
+        raise UserError(f"environment {environment} draws no pictures in render mode 'rgb_array'")
     return frame
 
 

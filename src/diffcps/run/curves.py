@@ -229,7 +229,7 @@ def _title(record: RunRecord) -> str:
     source = record.dataset.source
     source = source if len(source) <= 80 else "…" + source[-79:]
     settings = record.settings
-    facts = [record.environment or "no environment", _seeds_text(settings.seeds), f"{settings.updates:,} updates"]
+    facts = [str(record.environment or "no environment"), _seeds_text(settings.seeds), f"{settings.updates:,} updates"]
     return f"{record.algorithm} on {source}\n{'  ·  '.join(facts)}".replace("$", r"\$")
 
 

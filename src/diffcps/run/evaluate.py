@@ -10,27 +10,21 @@ import numpy as np
 
 from diffcps.data.scaling import Scaling
 from diffcps.envs.make import check_fits
+from diffcps.envs.names import Environment, named
 from diffcps.evaluation.rollout import roll_out
 from diffcps.evaluation.video import record_video
+from diffcps.run.environment import reference_of
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
+from diffcps.run.preflight import check_environment, check_seeds
 from diffcps.run.progress import Display
-from diffcps.run.record import Evaluation, MemberEpisodes, Reference, RunEvaluation, RunRecord
-from diffcps.tasks.references import normalised_score, reference_scores
+from diffcps.run.record import Evaluation, MemberEpisodes, RunEvaluation, RunRecord
+from diffcps.tasks.references import normalised_score
 from diffcps.training.loop import Training
 from diffcps.training.members import Member, Program
-from diffcps.types import DatasetInfo, EnvAction, EnvObservation, UserError
+from diffcps.types import EnvAction, EnvironmentSpec, EnvObservation, UserError
 
 DIAGNOSE_ROWS = 4096
 """Rows of the dataset, the same at every evaluation, on which the diagnostics are measured."""
-
-
-def reference_of(info: DatasetInfo, environment: str | None) -> Reference | None:
-    """Returns of normalised score 0 and 100: the dataset's own, else D4RL's for the environment, else unknown."""
-    if environment is None:
-        return None
-    if info.reference_min is not None and info.reference_max is not None:
-        return info.reference_min, info.reference_max
-    return reference_scores(environment)
 
 
 def evaluate_members(program: Program, record: RunRecord, training: Training, display: Display) -> list[Evaluation]:
@@ -73,23 +67,26 @@ def evaluate(
     *,
     episodes: int = 20,
     seed: int = 1000,
-    environment: str | None = None,
+    environment: Environment | None = None,
     action_choice: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> RunEvaluation:
     """Whole episodes with every member of a run, from start states that training did not use.
 
-    Episode e starts from seed `seed` + e. The result is also written into the run folder, as
+    Episode e starts from seed `seed` + e. `environment` is another one than the run's: an id, an `EnvironmentSpec`, or
+    a function without arguments that makes one. The result is also written into the run folder, as
     `evaluation-<checkpoint>.json`. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
     record, members = loaded.record, loaded.record.members
-    environment = environment or record.environment
-    if environment is None:
+    scored_in = record.environment if environment is None else named(environment)
+    if scored_in is None:
         raise UserError(f"{run}: was trained without an environment; name one with --env")
-    check_fits(record.spec, record.dataset, environment)
-    played = roll_out(loaded.policies(seed), environment, len(members), episodes, seed=seed, on_step=on_step)
-    reference = reference_of(record.dataset, environment)
+    check_fits(record.spec, record.dataset, scored_in)
+    check_seeds("seed plus episodes", seed + episodes - 1)
+    check_environment(scored_in, record.spec.observation_size, seed)
+    played = roll_out(loaded.policies(seed), scored_in, len(members), episodes, seed=seed, on_step=on_step)
+    reference = reference_of(record.dataset, scored_in)
     rows: list[MemberEpisodes] = []
     for member, updates in zip(members, loaded.updates, strict=True):
         returns = played.returns[member.index]
@@ -101,15 +98,21 @@ def evaluate(
                 score=score,
                 std=float(returns.std()),
                 normalised=None if reference is None else float(normalised_score(score, reference)),
-                success=None if played.successes is None else float(played.successes[member.index].mean()),
+                success_at_last_step=_share(played.success_at_last_step, member),
+                success_at_any_step=_share(played.success_at_any_step, member),
                 returns=tuple(returns.tolist()),
                 lengths=tuple(played.lengths[member.index].tolist()),
             )
         )
     choice = getattr(record.config, "action_choice", None)
-    result = RunEvaluation(record.algorithm, checkpoint, environment, episodes, seed, choice, tuple(rows))
+    result = RunEvaluation(record.algorithm, checkpoint, scored_in, episodes, seed, choice, tuple(rows))
     loaded.folder.write_evaluation(result)
     return result
+
+
+def _share(successes: np.ndarray | None, member: Member) -> float | None:
+    """Of a member's episodes; None where the environment does not say."""
+    return None if successes is None else float(successes[member.index].mean())
 
 
 def film(
@@ -119,7 +122,7 @@ def film(
     *,
     member: int,
     seed: int,
-    environment: str,
+    environment: EnvironmentSpec,
     action_choice: str | None = None,
 ) -> float:
     """Writes an mp4 of one episode of a member and returns the return of what is seen (extra: video)."""

@@ -66,6 +66,8 @@ def _check_value(name: str, value: object, annotation: object) -> None:
         raise UserError(f"{name} is {value!r}: it must be one of {', '.join(typing.get_args(annotation))}")
     if annotation is bool and not isinstance(value, bool):
         raise UserError(f"{name} is {value!r}: it must be true or false")
+    if annotation == int | None and value is not None:
+        _check_number(name, value, whole=True, least=1)
     if annotation in (int, Count, Real):
         _check_number(name, value, whole=annotation != Real, least=1 if annotation is int else 0)
     if annotation == tuple[int, ...]:

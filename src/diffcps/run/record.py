@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, Scores
 from diffcps.run import fields
+from diffcps.run.environment import Reference
 from diffcps.run.settings import NO_ENVIRONMENT, Settings
 from diffcps.storage import Json, JsonRow
 from diffcps.training.members import Member, expand
-from diffcps.types import Configuration, DatasetInfo, Spec, UserError
+from diffcps.types import Configuration, DatasetInfo, EnvironmentSpec, Spec, UserError
 
 FORMAT = 1
 """Version of the run folder's layout."""
-Reference = tuple[float, float]
-"""Returns of normalised score 0 and 100."""
 SCORE_KINDS = Scores._fields
+ENVIRONMENT_SETTINGS = ("env", "env_kwargs", "max_episode_steps")
+"""Fields of `Settings` that say which environment is meant: what came of them is written down as one."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class RunRecord:
     """The method's `Config`; swept fields have the first of their values in it."""
     sweep: Mapping[str, tuple[float, ...]]
     settings: Settings
-    environment: str | None
-    """Gymnasium id of the environment that scores the run."""
+    environment: EnvironmentSpec | None
+    """The environment that scores the run."""
     reference: Reference | None
     dataset: DatasetInfo
     transitions: int
@@ -59,10 +60,13 @@ class RunRecord:
             "algorithm": self.algorithm,
             "config": config,
             "sweep": _sweep_json(self.sweep),
-            **fields.to_json(self.settings),
-            "env": self.environment,
+            **{
+                name: value for name, value in fields.to_json(self.settings).items() if name not in ENVIRONMENT_SETTINGS
+            },
+            "env": _environment_json(self.environment),
             "reference": None if self.reference is None else list(self.reference),
-            "dataset": fields.to_json(self.dataset),
+            "dataset": fields.to_json(replace(self.dataset, environment=None))
+            | {"environment": _environment_json(self.dataset.environment)},
             "transitions": self.transitions,
             "data_return": self.data_return,
             "spec": dict(self.spec._asdict()),
@@ -79,16 +83,22 @@ class RunRecord:
             raise UserError(f"names no algorithm of this version of diffcps ({name})")
         sweep = {field: _numbers(values) for field, values in _object(content["sweep"]).items()}
         values = _object(content["config"]) | {field: _number_json(values[0]) for field, values in sweep.items()}
-        settings = {field: content[field] for field in fields.field_types(Settings)}
+        settings = {
+            field: content[field] for field in fields.field_types(Settings) if field not in ENVIRONMENT_SETTINGS
+        }
+        environment, dataset = _environment(content["env"]), _object(content["dataset"])
         reference, data_return = content["reference"], content.get("data_return")
         return cls(
             algorithm=name,
             config=fields.from_json(ALGORITHMS[name].Config, values),
             sweep=sweep,
-            settings=fields.from_json(Settings, settings | {"env": content["env"] or NO_ENVIRONMENT}),
-            environment=_optional_text(content["env"]),
+            settings=replace(fields.from_json(Settings, settings), env=environment or NO_ENVIRONMENT),
+            environment=environment,
             reference=None if reference is None else _pair(reference),
-            dataset=fields.from_json(DatasetInfo, _object(content["dataset"])),
+            dataset=replace(
+                fields.from_json(DatasetInfo, dataset | {"environment": None}),
+                environment=_environment(dataset.get("environment")),
+            ),
             transitions=_whole(content["transitions"]),
             data_return=None if data_return is None else _number(data_return),
             spec=Spec(**{axis: _whole(size) for axis, size in _object(content["spec"]).items()}),
@@ -106,14 +116,20 @@ def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, 
     pairs = [
         (before.values, now.values),
         (_identity(before), _identity(now)),
-        (fields.to_json(replace(before.dataset, source="")), fields.to_json(replace(now.dataset, source=""))),
+        (_data_json(before.dataset), _data_json(now.dataset)),
     ]
     for old, new in pairs:
         yield from ((name, old.get(name), value) for name, value in new.items() if old.get(name) != value)
+    if before.environment != now.environment:
+        yield "env", _text(before.environment), _text(now.environment)
+
+
+def _data_json(info: DatasetInfo) -> JsonRow:
+    return fields.to_json(replace(info, source="", environment=None)) | {"environment": _text(info.environment)}
 
 
 def _identity(record: RunRecord) -> JsonRow:
-    free = ("format", "config", "sweep", "dataset", "updates", "data_return", "command", "versions", "device")
+    free = ("format", "config", "sweep", "dataset", "env", "updates", "data_return", "command", "versions", "device")
     return {name: value for name, value in record.to_json().items() if name not in free}
 
 
@@ -196,6 +212,7 @@ class Summary:
 
     algorithm: str
     environment: str | None
+    """Text of its specification."""
     updates: int
     data_return: float | None
     reference: Reference | None
@@ -239,8 +256,10 @@ class MemberEpisodes:
     std: float
     """Standard deviation over the episodes."""
     normalised: float | None
-    success: float | None
+    success_at_last_step: float | None
     """Share of the episodes that the environment calls a success at their last step; None where it does not say."""
+    success_at_any_step: float | None
+    """Share of the episodes that it calls a success at some step."""
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
 
@@ -251,7 +270,7 @@ class RunEvaluation:
 
     algorithm: str
     checkpoint: str
-    environment: str
+    environment: EnvironmentSpec
     episodes: int
     seed: int
     action_choice: str | None
@@ -271,7 +290,8 @@ class RunEvaluation:
                 "score": row.score,
                 "std": row.std,
                 "normalised": row.normalised,
-                "success": row.success,
+                "success_at_last_step": row.success_at_last_step,
+                "success_at_any_step": row.success_at_any_step,
                 "returns": list(row.returns),
                 "lengths": list(row.lengths),
             }
@@ -280,7 +300,7 @@ class RunEvaluation:
         return {
             "algorithm": self.algorithm,
             "checkpoint": self.checkpoint,
-            "env": self.environment,
+            "env": _environment_json(self.environment),
             "episodes": self.episodes,
             "seed": self.seed,
             "action_choice": self.action_choice,
@@ -293,6 +313,29 @@ def _columns(member: Member) -> JsonRow:
     return {"member": member.index, "seed": member.seed} | {
         name: _number_json(value) for name, value in member.swept.items()
     }
+
+
+def _environment_json(environment: EnvironmentSpec | None) -> Json:
+    """The id where it is nothing but an id, as in folders of older versions; otherwise an object."""
+    if environment is None or environment.is_default:
+        return None if environment is None else environment.id
+    return {
+        "id": environment.id,
+        "kwargs": environment.kwargs,
+        "max_episode_steps": environment.max_episode_steps,
+        "recorded": environment.recorded,
+    }
+
+
+def _environment(value: Json) -> EnvironmentSpec | None:
+    """The inverse."""
+    if value is None or isinstance(value, str):
+        return None if value is None else EnvironmentSpec(value)
+    return fields.from_json(EnvironmentSpec, _object(value))
+
+
+def _text(value: object) -> Json:
+    return None if value is None else str(value)
 
 
 def _sweep_json(sweep: Mapping[str, Sequence[float]]) -> JsonRow:

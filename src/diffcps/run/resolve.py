@@ -11,13 +11,14 @@ import numpy as np
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.actions import Box
 from diffcps.data.load import BUILTIN, load
-from diffcps.envs.make import environment_spec
+from diffcps.envs.make import environment_sizes
 from diffcps.presets import NO_PRESET, presets_of
 from diffcps.run import fields
+from diffcps.run.environment import chosen_environment
 from diffcps.run.record import RunRecord
-from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.run.settings import Settings
 from diffcps.tasks.catalogue import Task, find_task
-from diffcps.types import Configuration, Dataset, Reading, Real, UserError
+from diffcps.types import Configuration, Dataset, EnvironmentSpec, Reading, Real, UserError
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ class Request:
         """The data of the run. Raises `UserError`."""
         return load(self.source, self.reading, task=self.task, box_of=self._box_of)
 
-    def _box_of(self, of_data: str | None) -> tuple[str, Box] | None:
-        """Name and action box of the environment that scores the run."""
-        environment = self.settings.env or of_data
-        if environment is None or environment == NO_ENVIRONMENT:
+    def _box_of(self, of_data: EnvironmentSpec | None) -> tuple[str, Box] | None:
+        """Name and action box of the environment that scores the run; None where it has no bounds, or there is none."""
+        settings = self.settings
+        environment = chosen_environment(settings.env, settings.env_kwargs, settings.max_episode_steps, of_data)
+        if environment is None:
             return None
-        sizes = environment_spec(environment)
-        return environment, Box(np.asarray(sizes.action_low, np.float32), np.asarray(sizes.action_high, np.float32))
+        sizes = environment_sizes(environment)
+        box = Box(np.asarray(sizes.action_low, np.float32), np.asarray(sizes.action_high, np.float32))
+        return (str(environment), box) if np.isfinite(box).all() else None
 
 
 def resolve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffcps.training.loop import Lengths
-from diffcps.types import Count
+from diffcps.types import Count, EnvironmentSpec
 
 NO_ENVIRONMENT = "none"
 """What a person says in the place of an environment who wants no scores."""
@@ -15,8 +15,14 @@ NO_ENVIRONMENT = "none"
 class Settings:
     """How a run is made, whatever the algorithm."""
 
-    env: str | None = None
-    """Gymnasium environment for the scores; by default the one that the dataset names; the word none: no scores."""
+    env: str | EnvironmentSpec | None = None
+    """Environment for the scores: a Gymnasium id, module:Id-v0 (the module may lie in the current folder), or
+    module:function; by default the one that the dataset names; the word none: no scores."""
+    env_kwargs: str | None = None
+    """Arguments of the environment, as a JSON object such as {"healthy_reward": 0.5}; they are added to those that the
+    dataset names."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode in steps, in the place of the environment's own."""
     updates: int = 30_000
     """Updates in all."""
     eval_every: int = 5_000

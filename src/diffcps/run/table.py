@@ -23,6 +23,10 @@ EXPLANATION = (
     "offline-selected: the one with the lowest selection/loss, chosen without it; at: after how many updates."
 )
 
+SUCCESS_EXPLANATION = (
+    "success: share of the episodes that the environment calls a success at the last step, and at any step."
+)
+
 
 def run_table(summary: Summary) -> Table:
     """A run's summary as a rich table: a row per member; with several seeds, mean ± std over them per combination."""
@@ -64,14 +68,16 @@ def evaluation_table(result: RunEvaluation) -> Table:
         f"{result.algorithm} in {result.environment}, checkpoint {result.checkpoint}, {result.episodes} episodes "
         f"from seed {result.seed}"
     )
+    told = result.members[0].success_at_last_step is not None
+    success = ("success,\nlast step", "success,\nany step") if told else ()
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    success = ("success",) if result.members[0].success is not None else ()
+    table.caption, table.caption_justify = Text(SUCCESS_EXPLANATION) if told else None, "left"
     swept = result.members[0].member.swept
-    for name in (*swept, "seed", "updates", "return", "std over episodes", "normalised", *success):
+    for name in (*swept, "seed", "updates", "return", "std over\nepisodes", "normalised", *success):
         table.add_column(Text(name), justify="right")
     for row in result.members:
         cells = [number_text(row.score), f"{row.std:.3g}", "–" if row.normalised is None else f"{row.normalised:.1f}"]
-        cells += [] if row.success is None else [f"{row.success:.3f}"]
+        cells += [f"{share:.3f}" for share in (row.success_at_last_step, row.success_at_any_step) if share is not None]
         values = (f"{value:g}" for value in row.member.swept.values())
         table.add_row(*values, str(row.member.seed), f"{row.updates:,}", *cells)
     return table

@@ -18,13 +18,16 @@ import numpy as np
 
 from diffcps.data.summary import episode_returns
 from diffcps.envs.make import check_fits
+from diffcps.envs.names import Environment, named
 from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.presets import presets_of
 from diffcps.run import fields
 from diffcps.run.best import Best
-from diffcps.run.evaluate import evaluate_members, of_member, reference_of
+from diffcps.run.environment import environment_of, reference_of
+from diffcps.run.evaluate import evaluate_members, of_member
 from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
+from diffcps.run.preflight import check_disk, preflight
 from diffcps.run.progress import Display, Silent
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
 from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
@@ -33,7 +36,7 @@ from diffcps.storage import Json
 from diffcps.training import loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
-from diffcps.types import Configuration, Dataset, DatasetInfo, Need, Reading, UserError
+from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Need, Reading, UserError
 
 PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 """Packages whose versions are written down with a run."""
@@ -45,6 +48,7 @@ def train(
     settings: Settings | None = None,
     *,
     out: str | Path,
+    environment: Environment | None = None,
     task: str | None = None,
     preset: str | None = None,
     reading: Reading = Reading(),  # noqa: B008 (it is immutable)
@@ -55,10 +59,11 @@ def train(
     """Trains every seed (and every combination of swept values) in one program, evaluates, writes the run folder `out`.
 
     `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns, by default the data of `task`
-    (`diffcps data list`), else the built-in dataset. `preset` names hyper-parameters of the paper, by default those of
-    the task; "none" takes no preset. `reading` says how the data are read, where they are not loaded yet. A field of
-    `config` with another value than its default stays as it is; all
-    others take the preset's value. `sweep` gives real-valued fields several values.
+    (`diffcps data list`), else the built-in dataset; `reading` says how it is read, where it is not loaded yet.
+    `environment` gives the scores, in the place of `settings.env`: an id, an `EnvironmentSpec`, or a function without
+    arguments that makes one. `preset` names hyper-parameters of the paper, by default those of the task; "none" takes
+    no preset. A field of `config` with another value than its default stays as it is; all others take the preset's
+    value. `sweep` gives real-valued fields several values.
 
     Returns the run's summary: the four scores of each member, as in `summary.json`. With `resume` an interrupted run
     goes on where it stopped. Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
@@ -68,7 +73,8 @@ def train(
     given = Given(
         fields=given_by(config),
         sweep={name: tuple(values) for name, values in (sweep or {}).items()},
-        settings={} if settings is None else given_by(settings),
+        settings=({} if settings is None else given_by(settings))
+        | ({} if environment is None else {"env": environment if isinstance(environment, str) else named(environment)}),
         source=dataset.info.source if isinstance(dataset, Dataset) else None if dataset is None else str(dataset),
         reading=fields.values_of(dataset.info.reading) if isinstance(dataset, Dataset) else given_by(reading),
     )
@@ -100,10 +106,12 @@ def run(
     record = _record(request, dataset)
     if record.environment is not None:
         check_fits(record.spec, record.dataset, record.environment)
+    preflight(record)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
     program.starts(record.settings.updates)  # raises where a stage would have no update
     check_needs(program.needs, record.algorithm, dataset.info)
+    check_disk(program, folder)
     with folder.locked():
         record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
@@ -190,7 +198,7 @@ def _record(request: Request, dataset: Dataset) -> RunRecord:
         algorithm=request.method,
         config=request.config,
         sweep=request.sweep,
-        settings=dataclasses.replace(request.settings, env=environment or NO_ENVIRONMENT),
+        settings=_settled(request.settings, environment),
         environment=environment,
         reference=reference_of(dataset.info, environment),
         dataset=dataset.info,
@@ -203,10 +211,9 @@ def _record(request: Request, dataset: Dataset) -> RunRecord:
     )
 
 
-def environment_of(settings: Settings, info: DatasetInfo) -> str | None:
-    """The environment that scores the run; None where the user said `none`, or neither user nor dataset names one."""
-    environment = settings.env or info.environment
-    return None if environment == NO_ENVIRONMENT else environment
+def _settled(settings: Settings, environment: EnvironmentSpec | None) -> Settings:
+    """With the environment that is meant, arguments and all."""
+    return dataclasses.replace(settings, env=environment or NO_ENVIRONMENT, env_kwargs=None, max_episode_steps=None)
 
 
 def data_return(dataset: Dataset) -> float | None:
@@ -237,7 +244,8 @@ def _settle(folder: RunFolder, record: RunRecord, resume: bool, may_grow: bool) 
         if new < old or (new > old and not may_grow):
             why = "more is allowed" if may_grow else f"the stages of {record.algorithm} are shares of all updates"
             raise UserError(_changed(folder, "updates", old, new) + f" ({why})")
-        record = dataclasses.replace(before, settings=dataclasses.replace(before.settings, updates=new))
+        settings = dataclasses.replace(before.settings, updates=new)
+        record = dataclasses.replace(before, settings=settings, environment=record.environment)  # it may be a function
     folder.write_record(record)
     return record
 
@@ -260,7 +268,7 @@ def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
     rows = [MemberScores(member, _member_scores(record, member, evaluations)) for member in record.members]
     return Summary(
         algorithm=record.algorithm,
-        environment=record.environment,
+        environment=None if record.environment is None else str(record.environment),
         updates=record.settings.updates,
         data_return=record.data_return,
         reference=record.reference,

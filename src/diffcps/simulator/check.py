@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from diffcps.envs.ant_maze import AntMaze
-from diffcps.envs.make import environment_spec, make_environment
+from diffcps.envs.make import environment_sizes, make_environment
 from diffcps.simulator.faults import CLOSE, FEWEST, normalised, step_faults
 from diffcps.simulator.probe import FITS, probe
 from diffcps.simulator.record import Record, episode_lengths, goal_of, read_record, windows
@@ -160,7 +160,7 @@ def _terminals(
     environment_id: str,
 ) -> Terminals:
     """Stored terminal rows that the simulator confirms, and others that it would end."""
-    going, limit = ~case.record.terminal[case.rows], environment_spec(environment_id).max_steps
+    going, limit = ~case.record.terminal[case.rows], environment_sizes(environment_id).max_steps
     every = np.flatnonzero(everything.terminal)
     return Terminals(
         stored=len(chosen_ends),

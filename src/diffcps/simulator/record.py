@@ -12,7 +12,7 @@ import numpy as np
 from diffcps.data.checks import Rows
 from diffcps.data.load import read, transitions
 from diffcps.envs.ant_maze import SUCCESS_RADIUS
-from diffcps.envs.make import EnvironmentSpec, environment_spec
+from diffcps.envs.make import EnvironmentSizes, environment_sizes
 from diffcps.types import DatasetInfo, Reading, UserError
 
 GOAL_ROWS, GOAL_STEPS = 50_000, 1000
@@ -57,9 +57,13 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     Unlike `load_dataset` it takes actions outside their box, and remarks on them. Raises `UserError` for a file that
     cannot be read and for sizes that are not the environment's.
     """
-    spec = environment_spec(environment_id)
+    spec = environment_sizes(environment_id)
+    if not np.isfinite([spec.action_low, spec.action_high]).all():
+        raise UserError(
+            f"environment {environment_id} has no bounds for its actions: random ones cannot be drawn there"
+        )
     raw, rows, ends, _ = read(source, Reading(continuous_actions=True))
-    _check_sizes(rows, spec, source, environment_id, raw.environment)
+    _check_sizes(rows, spec, source, environment_id, None if raw.environment is None else str(raw.environment))
     data = transitions(rows, ends, DatasetInfo(source=source, sha256=raw.sha256))
     observation, action, reward, following, terminal, timeout = (
         np.asarray(x)
@@ -74,7 +78,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     facts = FileFacts(
         source=source,
         sha256=raw.sha256,
-        environment_of_file=raw.environment,
+        environment_of_file=None if raw.environment is None else str(raw.environment),
         rows=len(reward),
         has_next_observations=raw.next_observation is not None,
         names_action_box=raw.action_low is not None or raw.action_high is not None,
@@ -83,7 +87,7 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
 
 
 def _check_sizes(
-    rows: Rows, spec: EnvironmentSpec, source: str, environment_id: str, environment_of_file: str | None
+    rows: Rows, spec: EnvironmentSizes, source: str, environment_id: str, environment_of_file: str | None
 ) -> None:
     for name, ours, theirs in (
         ("observations", rows.observation.shape[1], spec.observation_size),
@@ -97,7 +101,7 @@ def _check_sizes(
             )
 
 
-def _remarks(action: np.ndarray, spec: EnvironmentSpec) -> list[str]:
+def _remarks(action: np.ndarray, spec: EnvironmentSizes) -> list[str]:
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
     outside = (action < low - 1e-5 * (high - low)) | (action > high + 1e-5 * (high - low))
     if not outside.any():

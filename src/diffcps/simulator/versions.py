@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.envs.make import environment_spec, make_environment
+from diffcps.envs.make import environment_sizes, make_environment
 from diffcps.simulator.probe import FITS, probe
 from diffcps.simulator.replay import Case, Simulator
 from diffcps.simulator.state import Mujoco
@@ -84,7 +84,7 @@ def other_versions(environment_id: str) -> list[str]:
     """Ids of the same name with another version number that can be made and have the same sizes."""
     import gymnasium
 
-    spec = environment_spec(environment_id)
+    spec = environment_sizes(environment_id)
     name = re.sub(r"-v\d+$", "", environment_id)
     fitting = []
     for other in gymnasium.registry:
@@ -93,7 +93,7 @@ def other_versions(environment_id: str) -> list[str]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                sizes = environment_spec(other)
+                sizes = environment_sizes(other)
         except UserError:  # it ran on mujoco-py
             continue
         if sizes[:2] == spec[:2]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
 from diffcps.tasks.catalogue import catalogue
-from diffcps.types import UserError
+from diffcps.tasks.names import unversioned
+from diffcps.types import EnvironmentSpec, UserError
 
 
 def normalised_score(returns: float | Sequence[float] | np.ndarray, reference: tuple[float, float]) -> np.ndarray:
@@ -26,26 +26,24 @@ def normalised_score(returns: float | Sequence[float] | np.ndarray, reference: t
     return np.asarray(100.0 * (np.asarray(returns, float) - low) / (high - low))
 
 
-def reference_scores(environment_id: str) -> tuple[float, float] | None:
+def reference_scores(environment: EnvironmentSpec | str) -> tuple[float, float] | None:
     """D4RL's reference returns (random policy, expert) of its environments, whatever their version; None for others.
 
-    D4RL measured them under mujoco-py (locomotion: the `-v2` tasks); later versions keep them by convention.
+    They hold for an id with its default arguments only: other arguments, another time limit and wrappers change what a
+    return is. D4RL measured them under mujoco-py (locomotion: the `-v2` tasks); later versions keep them by convention.
 
     Reference: https://github.com/Farama-Foundation/D4RL, d4rl/infos.py.
     """
-    return _d4rl_references().get(_unversioned(environment_id))
+    if isinstance(environment, EnvironmentSpec):
+        return reference_scores(environment.id) if environment.is_default else None
+    return _d4rl_references().get(unversioned(environment))
 
 
 @cache
 def _d4rl_references() -> dict[str, tuple[float, float]]:
     """The catalogue's reference returns, by the environment's name without its version."""
     return {
-        _unversioned(task.environment): (task.reference_min, task.reference_max)
+        unversioned(task.environment): (task.reference_min, task.reference_max)
         for task in catalogue().values()
         if task.source == "D4RL" and task.reference_min is not None and task.reference_max is not None
     }
-
-
-def _unversioned(environment_id: str) -> str:
-    """`Hopper-v5` -> `Hopper`; Gymnasium's `Ant-v5` and our `diffcps/Ant-v2` -> `Ant`."""
-    return re.sub(r"-v\d+$", "", environment_id).removeprefix("diffcps/")

@@ -2,8 +2,8 @@
 
     observations, actions, rewards, terminals, and optionally timeouts and next_observations.
 
-`action_low`, `action_high`, `env_id`, `ref_min_score` and `ref_max_score` may stand beside them, as HDF5 attributes or
-as npz entries. Nothing here unpickles.
+`action_low`, `action_high`, `env_id` (or `env_spec` and `eval_env_spec`, as in Minari), `ref_min_score` and
+`ref_max_score` may stand beside them, as HDF5 attributes or as npz entries. Nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from diffcps.data.environment import SPECIFICATIONS, recorded_environment
 from diffcps.data.rows import FIELDS, RawRows, Values
-from diffcps.types import UserError
+from diffcps.types import EnvironmentSpec, UserError
 
 SPELLINGS = {field: (f"{field}s", field) for field in FIELDS} | {
     "terminal": ("terminals", "terminal", "terminations", "terminated"),
@@ -24,7 +25,7 @@ SPELLINGS = {field: (f"{field}s", field) for field in FIELDS} | {
 }
 """The names that each field may have in a file where its meaning is certain: Gymnasium's for the ends of episodes."""
 NAMES = {name for names in SPELLINGS.values() for name in names}
-ATTRIBUTES = ("env_id", "ref_min_score", "ref_max_score", "action_low", "action_high")
+ATTRIBUTES = ("env_id", *SPECIFICATIONS, "ref_min_score", "ref_max_score", "action_low", "action_high")
 ABSENT = "none"
 """What `--columns` says in the place of a name."""
 LIKE_AN_END = re.compile(
@@ -119,7 +120,7 @@ def raw_rows(
         next_observation=values.get("next_observation"),
         names=dict(names),
         sha256=sha256,
-        environment=_text(attributes, "env_id", source),
+        environment=_environment(attributes, source),
         reference_min=number(attributes, "ref_min_score", source),
         reference_max=number(attributes, "ref_max_score", source),
         action_low=_bound(attributes, "action_low", source),
@@ -145,6 +146,13 @@ def number(attributes: Mapping[str, object], name: str, source: str) -> float | 
 def first_line(error: BaseException) -> str:
     """The first line of somebody else's message, without its full stop."""
     return ((str(error).strip().splitlines() or [type(error).__name__])[0])[:160].rstrip(".")
+
+
+def _environment(attributes: Mapping[str, object], source: str) -> EnvironmentSpec | None:
+    environment_id = _text(attributes, "env_id", source)
+    specifications = {name: _text(attributes, name, source) for name in SPECIFICATIONS}
+    recorded = recorded_environment(specifications, source)
+    return recorded or (None if environment_id is None else EnvironmentSpec(environment_id))
 
 
 def _text(attributes: Mapping[str, object], name: str, source: str) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from diffcps.data.environment import recorded_environment
 from diffcps.data.hashes import sha256_of_arrays
 from diffcps.data.readers.layout import first_line, number
 from diffcps.data.rows import FIELDS, RawRows
@@ -35,18 +35,28 @@ class _Episode(NamedTuple):
 def read_minari(source: str) -> RawRows:
     """All episodes of a Minari dataset: `source` is a local dataset folder, or an id, local first, else downloaded.
 
-    Every episode stores one observation more than actions, so nothing has to be dropped. Flat Box observations and
-    actions only. Raises `UserError` where the dataset is unknown, cannot be fetched, or has other spaces.
+    Every episode stores one observation more than actions, so nothing has to be dropped. Actions are a flat Box,
+    observations too, or a Dict or Tuple of boxes, which are joined as `gymnasium.wrappers.FlattenObservation` joins
+    them: a Dict in the order of its sorted keys. The environment is that of `eval_env_spec`, else of `env_spec`.
+    Raises `UserError` where the dataset is unknown, cannot be fetched, or has other spaces.
     Reference: https://minari.farama.org/content/dataset_standards/
     """
     import minari
 
     try:
         stored = minari.MinariDataset(minari_folder(source))
-        _flat_box(stored.observation_space, "observation", source)
+        space = stored.observation_space
+        parts = _parts(space, source)
         action_box = _flat_box(stored.action_space, "action", source)
         episodes = [
-            _Episode(each.id, each.observations, each.actions, each.rewards, each.terminations, each.truncations)
+            _Episode(
+                each.id,
+                _flattened(space, each.observations),
+                each.actions,
+                each.rewards,
+                each.terminations,
+                each.truncations,
+            )
             for each in stored.iterate_episodes()
         ]
         metadata = stored.storage.metadata
@@ -61,11 +71,12 @@ def read_minari(source: str) -> RawRows:
         *arrays,
         names=dict(zip(FIELDS, NAMES, strict=True)),
         sha256=sha256_of_arrays(arrays),
-        environment=_environment_of(metadata.get("env_spec")),
+        environment=recorded_environment(metadata, source),
         reference_min=number(metadata, "ref_min_score", source),
         reference_max=number(metadata, "ref_max_score", source),
         action_low=action_box.low,
         action_high=action_box.high,
+        notes=(f"observations are flattened, in this order: {', '.join(parts)}",) if parts else (),
     )
 
 
@@ -117,6 +128,58 @@ def minari_folder(source: str) -> Path:
     return get_dataset_path(source) / "data"
 
 
+def _parts(space: Space, source: str) -> list[str]:
+    """Name and size of each box in a Dict or Tuple of observations; empty for a flat Box. `UserError` for the rest."""
+    from gymnasium.spaces import Dict, Tuple
+
+    if not isinstance(space, Dict | Tuple):
+        _flat_box(space, "observation", source)
+        return []
+    return [f"{name} ({size})" for name, size in _boxes(space, "", source)]
+
+
+def _boxes(space: Space, name: str, source: str) -> Iterator[tuple[str, int]]:
+    from gymnasium.spaces import Box, Dict, Tuple
+
+    match space:
+        case Box():
+            yield name, int(np.prod(space.shape))
+        case Dict() | Tuple():
+            members = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+            for key, member in members:
+                yield from _boxes(member, f"{name}.{key}".lstrip("."), source)
+        case _:
+            raise UserError(
+                f"{source}: observation `{name}` is a {type(space).__name__}; only boxes can be flattened, write a "
+                "dataset of boxes (gymnasium.wrappers.FlattenObservation before the collector)"
+            )
+
+
+def _flattened(space: Space, observations: object) -> np.ndarray:
+    """A Dict or Tuple of arrays (steps + 1, ...) as one array (steps + 1, size); an array stays as it is."""
+    from gymnasium.spaces import Dict, Tuple
+
+    if not isinstance(space, Dict | Tuple):
+        return np.asarray(observations)
+    return np.concatenate(list(_columns(space, observations)), axis=1)
+
+
+def _columns(space: Space, stored: object) -> Iterator[np.ndarray]:
+    """Each box of a space as an array (steps + 1, size)."""
+    from gymnasium.spaces import Dict, Tuple
+
+    if isinstance(space, Dict):
+        of_key = cast(Mapping[str, object], stored)
+        for key, member in space.spaces.items():
+            yield from _columns(member, of_key[key])
+    elif isinstance(space, Tuple):
+        for member, part in zip(space.spaces, cast(Sequence[object], stored), strict=True):
+            yield from _columns(member, part)
+    else:
+        array = np.asarray(stored)
+        yield array.reshape(len(array), -1)
+
+
 def _flat_box(space: Space, what: str, source: str) -> Box:
     """The space, which must be a box of vectors. Raises `UserError` for any other."""
     from gymnasium.spaces import Box
@@ -125,11 +188,7 @@ def _flat_box(space: Space, what: str, source: str) -> Box:
         return space
     shape = f" of shape {space.shape}" if space.shape else ""
     raise UserError(
-        f"{source}: the {what} space is a {type(space).__name__}{shape}; only a flat Box is supported, "
-        "flatten it into a new dataset first (gymnasium.wrappers.FlattenObservation for observations)"
+        f"{source}: the {what} space is a {type(space).__name__}{shape}; only a flat Box is supported"
+        + (", or a Dict or Tuple of boxes" if what == "observation" else "")
+        + ", flatten it into a new dataset first (gymnasium.wrappers.FlattenObservation for observations)"
     )
-
-
-def _environment_of(env_spec: object) -> str | None:
-    """The id in Minari's environment specification, which is JSON."""
-    return json.loads(env_spec).get("id") if isinstance(env_spec, str) else None

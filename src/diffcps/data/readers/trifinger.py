@@ -18,7 +18,7 @@ from diffcps.data.hashes import sha256_of_arrays
 from diffcps.data.readers.layout import first_line
 from diffcps.data.rows import RawRows
 from diffcps.tasks.catalogue import catalogue
-from diffcps.types import UserError
+from diffcps.types import EnvironmentSpec, UserError
 
 if TYPE_CHECKING:
     import lmdb
@@ -58,7 +58,7 @@ def read_trifinger(path: Path, source: str) -> RawRows:
         next_observation=None,
         names={field: f"{field}s" for field in ("observation", "action", "reward", "terminal", "timeout")},
         sha256=sha256_of_arrays(arrays.values()),  # the file may be a sparse one of a tebibyte
-        environment=environment,
+        environment=EnvironmentSpec(environment),
         reference_min=task.reference_min,
         reference_max=task.reference_max,
         action_low=np.full(9, -TORQUE, np.float32),

@@ -1,0 +1,148 @@
+"""Before update 0: whatever can fail later for a reason that is there now fails now, with one line."""
+
+# JAX leaves some of its types open.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, cast
+
+import jax
+import numpy as np
+
+from diffcps.envs.make import boxes, make_environment
+from diffcps.evaluation.rollout import check_time_limit, success_of
+from diffcps.run.folder import RunFolder
+from diffcps.run.record import RunRecord
+from diffcps.tasks.references import normalised_score
+from diffcps.training.members import Program
+from diffcps.types import EnvironmentSpec, UserError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+MAX_SEED = 2**32 - 1
+"""JAX takes no larger one, and neither do many environments."""
+API = (
+    "write it for Gymnasium: reset(self, *, seed=None, options=None) returns (observation, info), and step(self, "
+    "action) returns (observation, reward, terminated, truncated, info)"
+)
+
+
+def preflight(record: RunRecord) -> None:
+    """Raises `UserError` for what would fail later in a run, but for the disk (`check_disk`). Nothing is written."""
+    check_seeds("seeds", max(record.settings.seeds))
+    check_seeds("eval_seed plus episodes", record.settings.eval_seed + record.settings.episodes - 1)
+    check_reference(record)
+    if record.environment is not None:
+        check_environment(record.environment, record.spec.observation_size, record.settings.eval_seed)
+
+
+def check_seeds(name: str, largest: int) -> None:
+    """The largest of some seeds, of members or of episodes, which start at 0."""
+    if largest > MAX_SEED:
+        raise UserError(f"{name}: seed {largest} is too large, it must be {MAX_SEED} or less")
+
+
+def check_reference(record: RunRecord) -> None:
+    """Reference returns that give a normalised score."""
+    if record.reference is None:
+        return
+    try:
+        normalised_score(0.0, record.reference)
+    except UserError as error:
+        raise UserError(f"{record.dataset.source}: {error}; correct ref_min_score and ref_max_score") from None
+
+
+def check_disk(program: Program, folder: RunFolder) -> None:
+    """Room for the checkpoints that are not there yet, and for one more while it is written."""
+    state = jax.eval_shape(program.init)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    needed = size * (1 + sum(not path.exists() for path in (folder.last, folder.best)))
+    there = next(place for place in (folder.path.absolute(), *folder.path.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{folder.path}: the checkpoints need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free there: make "
+            "room, or choose another --out"
+        )
+
+
+def check_environment(environment: EnvironmentSpec, observation_size: int, seed: int) -> None:
+    """One reset and one step. Whatever the environment raises becomes one line."""
+    with closing(make_environment(environment)) as made:
+        check_time_limit(made, environment)
+        observation = _first_reset(made, environment, seed)
+        _check_observation(observation, observation_size, f"environment {environment}: its reset")
+        _first_step(made, environment, observation_size)
+
+
+def _first_reset(made: gymnasium.Env, environment: EnvironmentSpec, seed: int) -> object:
+    """The observation."""
+    parameters = inspect.signature(made.unwrapped.reset).parameters.values()
+    if not any(each.name == "seed" or each.kind is each.VAR_KEYWORD for each in parameters):
+        raise UserError(f"environment {environment}: its reset takes no seed; {API}")
+    try:
+        answer = cast(object, made.reset(seed=seed))
+    except Exception as error:  # somebody else's program
+        raise _failed(environment, "first reset", error) from error
+    match answer:
+        case (observation, Mapping()):
+            return cast(object, observation)
+        case _:
+            raise UserError(f"environment {environment}: its reset does not return (observation, info); {API}")
+
+
+def _first_step(made: gymnasium.Env, environment: EnvironmentSpec, observation_size: int) -> None:
+    """With the middle of the action box."""
+    box = boxes(made).action
+    low, high = np.nan_to_num(box.low, neginf=-1.0), np.nan_to_num(box.high, posinf=1.0)
+    action = np.clip((low + high) / 2, box.low, box.high).astype(box.dtype)
+    where = f"environment {environment}: its step"
+    try:
+        answer = cast(object, made.step(action))
+    except ValueError as error:
+        if "expected 5, got" not in str(error):  # a wrapper cannot unpack what an old environment returns
+            raise _failed(environment, "first step", error) from error
+        raise UserError(f"{where} does not return five values; {API}") from error
+    except Exception as error:
+        raise _failed(environment, "first step", error) from error
+    if not isinstance(answer, tuple) or len(cast(Sequence[object], answer)) != 5:
+        raise UserError(f"{where} does not return five values; {API}")
+    observation, reward, *ends, info = cast(Sequence[object], answer)
+    _check_observation(observation, observation_size, where)
+    if not _is_finite(reward, ()):
+        raise UserError(f"{where} gives the reward {reward!r:.60}, which is not a finite number")
+    if not all(np.ndim(cast(bool, end)) == 0 and np.isin(cast(bool, end), (False, True)).all() for end in ends):
+        raise UserError(f"{where} gives {ends!r:.60} where `terminated` and `truncated` are true or false; {API}")
+    if not isinstance(info, Mapping):
+        raise UserError(f"{where} gives no dictionary as info, but {type(info).__name__}; {API}")
+    success_of(cast(Mapping[str, object], info), environment)  # warns where it cannot be read
+
+
+def _check_observation(observation: object, size: int, where: str) -> None:
+    shape = np.shape(cast(np.ndarray, observation))
+    if shape != (size,):
+        raise UserError(f"{where} gives an observation of shape {shape}, where the data have {size} numbers")
+    if not _is_finite(observation, (size,)):
+        raise UserError(f"{where} gives an observation that is not all finite numbers")
+
+
+def _is_finite(value: object, shape: tuple[int, ...]) -> bool:
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return numbers.size == np.prod(shape, dtype=int) and bool(np.isfinite(numbers).all())
+
+
+def _failed(environment: EnvironmentSpec, when: str, error: Exception) -> UserError:
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return UserError(
+        f"environment {environment} fails in its {when} ({type(error).__name__}: {text}): correct it, or train without "
+        "scores (--env none)"
+    )
