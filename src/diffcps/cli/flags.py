@@ -44,10 +44,10 @@ def _add_flag(parser: argparse._ArgumentGroup, flag: str, dest: str, annotation:
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, metavar="X")
     elif typing.get_origin(annotation) is typing.Literal:
         parser.add_argument(flag, dest=dest, default=missing, help=text, choices=typing.get_args(annotation))
-    elif annotation in (int, Count, int | None):
+    elif annotation in (int, Count):
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, metavar="N")
     else:
-        assert annotation is str, annotation
+        assert annotation is str or str in kinds, annotation
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=str, metavar="TEXT")
 
 
