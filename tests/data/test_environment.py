@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Tuple
 
 from diffcps.data import load_dataset
@@ -54,9 +55,7 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "minari").mkdir()
-    monkeypatch.setitem(
-        gymnasium.registry, PARTS, gymnasium.envs.registration.EnvSpec(PARTS, f"{__name__}:Parts", max_episode_steps=3)
-    )
+    monkeypatch.setitem(gymnasium.registry, PARTS, EnvSpec(PARTS, f"{__name__}:Parts", max_episode_steps=3))
 
     def make(environment: gymnasium.Env, eval_env: gymnasium.Env | None = None) -> str:
         with warnings.catch_warnings():

@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / f"{MODULE}.py").write_text(TANK)
     random = np.random.default_rng(0)
     rows = {"observations": random.normal(size=(20, 2)), "actions": random.uniform(-1, 1, (20, 1))}
-    np.savez("data.npz", **rows, rewards=np.ones(20), terminals=np.arange(20) % 5 == 4)
+    np.savez("data.npz", allow_pickle=False, **rows, rewards=np.ones(20), terminals=np.arange(20) % 5 == 4)
     yield tmp_path
     sys.modules.pop(MODULE, None)
     for name in ("DiffcpsTank-v0", "DiffcpsTankOwn-v0"):

@@ -11,9 +11,10 @@ from diffcps.evaluation.scores import Score, Scores
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
 from diffcps.run.settings import Settings
-from diffcps.types import DatasetInfo, Spec, UserError
+from diffcps.types import DatasetInfo, EnvironmentSpec, Spec, UserError
 
-DATASET = DatasetInfo("a.hdf5", "abc", "Hopper-v5", -20.25, 3234.5, (-1.0,), (1.0,), observation_mean=(0.5,))
+HOPPER = EnvironmentSpec("Hopper-v5")
+DATASET = DatasetInfo("a.hdf5", "abc", HOPPER, -20.25, 3234.5, (-1.0,), (1.0,), observation_mean=(0.5,))
 
 
 def record_of(**changes) -> RunRecord:
@@ -22,8 +23,8 @@ def record_of(**changes) -> RunRecord:
         "algorithm": "diffcps",
         "config": diffcps.Config(kappa=0.01, max_grad_norm=math.inf, width=16),
         "sweep": {"kappa": (0.01, math.inf)},
-        "settings": Settings(env="Hopper-v5", seeds=(0, 3), updates=100),
-        "environment": "Hopper-v5",
+        "settings": Settings(env=HOPPER, seeds=(0, 3), updates=100),
+        "environment": HOPPER,
         "reference": (-20.25, 3234.5),
         "dataset": DATASET,
         "transitions": 1000,
@@ -34,6 +35,22 @@ def record_of(**changes) -> RunRecord:
         "device": "cpu x 2",
     }
     return RunRecord(**(facts | changes))
+
+
+RECORDED = EnvironmentSpec(
+    "Hopper-v5",
+    "{}",
+    9,
+    '{"kwargs": {"g": 1}, "max_episode_steps": 5, "additional_wrappers": [{"name": "ClipReward"}]}',
+)
+
+
+def test_specifications_come_back():
+    for environment in (None, HOPPER, RECORDED, EnvironmentSpec("plant:make", '{"a": [1, null]}')):
+        settings = Settings(env=environment or "none", seeds=(0, 3), updates=100)
+        dataset = dataclasses.replace(DATASET, environment=environment)
+        record = record_of(environment=environment, dataset=dataset, settings=settings)
+        assert RunRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
 def test_records_come_back(tmp_path):
@@ -72,10 +89,11 @@ def test_a_swept_field_stands_in_the_sweep_alone(tmp_path):
         ({"config": diffcps.Config(kappa=0.01, max_grad_norm=math.inf, width=17)}, ("width", 16, 17)),
         ({"sweep": {"kappa": (0.01, 0.5)}}, ("kappa", [0.01, "inf"], [0.01, 0.5])),
         ({"sweep": {}}, ("kappa", [0.01, "inf"], 0.01)),
-        ({"settings": Settings(env="Hopper-v5", seeds=(0,), updates=100)}, ("seeds", [0, 3], [0])),
-        ({"environment": None}, ("env", "Hopper-v5", None)),
+        ({"settings": Settings(env=HOPPER, seeds=(0,), updates=100)}, ("seeds", [0, 3], [0])),
+        ({"environment": None, "reference": None}, ("env", "Hopper-v5", None)),
+        ({"environment": RECORDED}, ("env", "Hopper-v5", "Hopper-v5(g=1), ClipReward, 9 steps")),
         (
-            {"dataset": DatasetInfo("a.hdf5", "abd", "Hopper-v5", -20.25, 3234.5, (-1.0,), (1.0,))},
+            {"dataset": DatasetInfo("a.hdf5", "abd", HOPPER, -20.25, 3234.5, (-1.0,), (1.0,))},
             ("sha256", "abc", "abd"),
         ),
         ({"transitions": 999}, ("transitions", 1000, 999)),
@@ -87,7 +105,7 @@ def test_what_a_continuation_must_not_change(changes, expected):
 
 def test_what_a_continuation_may_change():
     moved = dataclasses.replace(DATASET, source="b.hdf5")
-    longer = Settings(env="Hopper-v5", seeds=(0, 3), updates=200)
+    longer = Settings(env=HOPPER, seeds=(0, 3), updates=200)
     now = record_of(dataset=moved, settings=longer, command="x", versions={}, device="gpu", data_return=None)
     assert list(differences(record_of(), now)) == []
 

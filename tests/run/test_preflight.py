@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
@@ -133,10 +134,14 @@ def line(make: Callable[[], gymnasium.Env] | None, settings: diffcps.Settings = 
 )
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_an_environment_that_does_not_work(kind: type[gymnasium.Env], expected: str, wrapped: bool) -> None:
-    made = TimeLimit(kind(), 5) if wrapped else kind()
-    if not wrapped:  # its time limit stands in a specification of its own
-        made.spec = gymnasium.envs.registration.EnvSpec("Own-v0", max_episode_steps=5)
-    assert expected in line(lambda: made)
+    def make() -> gymnasium.Env:
+        made = kind()
+        if wrapped:
+            return TimeLimit(made, 5)
+        made.spec = EnvSpec("Own-v0", max_episode_steps=5)
+        return made
+
+    assert expected in line(make)
 
 
 def test_one_that_works_is_closed_and_scored() -> None:

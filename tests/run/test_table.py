@@ -7,6 +7,7 @@ from diffcps.evaluation.scores import Score, Scores
 from diffcps.run.record import MemberEpisodes, MemberScores, RunEvaluation, Summary
 from diffcps.run.table import evaluation_table, run_table
 from diffcps.training.members import Member
+from diffcps.types import EnvironmentSpec
 
 REFERENCE = (0.0, 4000.0)
 
@@ -95,13 +96,18 @@ def test_run_without_environment() -> None:
     assert "No scores: the run has no environment, or was not evaluated." in lines
 
 
-def test_evaluation_tells_the_success_rate_where_there_is_one() -> None:
-    for success, heading, cells in (
-        (None, "return std over episodes normalised", "3 6,000 512 20 68.3"),
-        (0.875, "return std over episodes normalised success", "3 6,000 512 20 68.3 0.875"),
+def test_evaluation_tells_both_success_rates_where_there_are_some() -> None:
+    for successes, heading, cells in (
+        ((None, None), "seed updates return episodes normalised", "3 6,000 512 20 68.3"),
+        ((0.875, 1.0), "seed updates return episodes normalised last step any step", "3 6,000 512 20 68.3 0.875 1.000"),
     ):
-        row = MemberEpisodes(Member(0, 3, {}), 6000, 512.0, 20.0, 68.27, success, (512.0,), (10,))
+        row = MemberEpisodes(Member(0, 3, {}), 6000, 512.0, 20.0, 68.27, *successes, (512.0,), (10,))
+        environment = EnvironmentSpec("Push-v0", max_episode_steps=9)
         console = Console(width=120, file=io.StringIO(), record=True)
-        console.print(evaluation_table(RunEvaluation("diffcps", "best", "Push-v0", 8, 1000, None, (row,))))
+        console.print(evaluation_table(RunEvaluation("diffcps", "best", environment, 8, 1000, None, (row,))))
         lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-        assert f"seed updates {heading}" in lines and cells in lines
+        assert lines[0].startswith("diffcps in Push-v0, 9 steps, checkpoint best")
+        assert heading in lines and cells in lines
+        assert any("a success at the last step, and at any step" in line for line in lines) == (
+            successes[0] is not None
+        )

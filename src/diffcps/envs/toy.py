@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from diffcps.types import Dataset, DatasetInfo
+from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec
 
 NOISY_CIRCLE = "diffcps.envs.toy:diffcps/NoisyCircle-v0"
 STITCHING = "diffcps.envs.toy:diffcps/Stitching-v0"
@@ -147,7 +147,7 @@ def _dataset(
     info = DatasetInfo(
         source=f"toy problem: {name}",
         sha256=hashlib.sha256(b"".join(array.tobytes() for array in (*arrays, terminal, timeout))).hexdigest(),
-        environment=environment,
+        environment=EnvironmentSpec(environment),
         action_low=(-bound, -bound),
         action_high=(bound, bound),
     )

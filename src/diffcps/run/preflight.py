@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
@@ -90,11 +90,10 @@ def _first_reset(made: gymnasium.Env, environment: EnvironmentSpec, seed: int) -
         answer = cast(object, made.reset(seed=seed))
     except Exception as error:  # somebody else's program
         raise _failed(environment, "first reset", error) from error
-    match answer:
-        case (observation, Mapping()):
-            return cast(object, observation)
-        case _:
-            raise UserError(f"environment {environment}: its reset does not return (observation, info); {API}")
+    values = cast(tuple[object, ...], answer) if isinstance(answer, tuple) else ()
+    if len(values) != 2 or not isinstance(values[1], Mapping):
+        raise UserError(f"environment {environment}: its reset does not return (observation, info); {API}")
+    return values[0]
 
 
 def _first_step(made: gymnasium.Env, environment: EnvironmentSpec, observation_size: int) -> None:
@@ -111,9 +110,10 @@ def _first_step(made: gymnasium.Env, environment: EnvironmentSpec, observation_s
         raise UserError(f"{where} does not return five values; {API}") from error
     except Exception as error:
         raise _failed(environment, "first step", error) from error
-    if not isinstance(answer, tuple) or len(cast(Sequence[object], answer)) != 5:
+    values = cast(tuple[object, ...], answer) if isinstance(answer, tuple) else ()
+    if len(values) != 5:
         raise UserError(f"{where} does not return five values; {API}")
-    observation, reward, *ends, info = cast(Sequence[object], answer)
+    observation, reward, *ends, info = values
     _check_observation(observation, observation_size, where)
     if not _is_finite(reward, ()):
         raise UserError(f"{where} gives the reward {reward!r:.60}, which is not a finite number")

@@ -113,6 +113,8 @@ def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, 
 
     The number of updates, the place of the data, the mean return of the data, command, versions and device may differ.
     """
+    if before.environment != now.environment:
+        yield "env", _text(before.environment), _text(now.environment)
     pairs = [
         (before.values, now.values),
         (_identity(before), _identity(now)),
@@ -120,8 +122,6 @@ def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, 
     ]
     for old, new in pairs:
         yield from ((name, old.get(name), value) for name, value in new.items() if old.get(name) != value)
-    if before.environment != now.environment:
-        yield "env", _text(before.environment), _text(now.environment)
 
 
 def _data_json(info: DatasetInfo) -> JsonRow:
