@@ -76,9 +76,9 @@ class Transition(NamedTuple):
 class Account:
     """The books of a loading: what became of the rows and fields of a source. Hashable."""
 
-    rows: int = 0
+    rows: Count = 0
     """Rows in the source."""
-    kept: int = 0
+    kept: Count = 0
     """Transitions that were made of them."""
     dropped: tuple[tuple[str, int], ...] = ()
     """Why rows were dropped, and how many."""

@@ -9,6 +9,7 @@ from typing import get_args
 from diffcps.cli.console import Commands, show, step_counter
 from diffcps.rl.improvement import ActionChoice
 from diffcps.run.folder import RunFolder
+from diffcps.run.policy import Checkpoint
 
 
 def add(commands: Commands) -> None:
@@ -16,7 +17,12 @@ def add(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="score the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", type=Path, help="run folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
-    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint [best]")
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=get_args(Checkpoint),
+        default="best",
+        help="which checkpoint: by the score, by selection/loss, or as the run ended [best]",
+    )
     evaluate.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
     evaluate.add_argument(
         "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"

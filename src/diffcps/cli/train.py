@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.cli.console import Commands, Parser, show, this_command
+from diffcps.cli.console import Commands, Parser, complain, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
 from diffcps.data.transforms import RewardTransform
 from diffcps.run import fields
@@ -91,8 +92,21 @@ def _train(options: argparse.Namespace) -> None:
         summary = run(request, dataset, out, resume=options.resume, display=Together(displays))
     show(run_table(summary))
     print(f"run: {out}   picture: {out / 'curves.png'}   scores: {out / 'summary.json'}")
-    if summary.environment is not None:
+    scored = any(row.scores is not None for row in summary.members)
+    if scored:
         print(f"score it on new episodes: {this_command()} evaluate {out}")
+    elif any(row.selected is not None for row in summary.members):
+        print(f'the policy with the lowest selection/loss: diffcps.load_policy("{out}", "selected")')
+    if summary.failed_evaluations:
+        command = f"{this_command()} evaluate {out}{'' if scored else ' --checkpoint selected'}"
+        failed = f"{summary.failed_evaluations} evaluation{'s' if summary.failed_evaluations > 1 else ''}"
+        sys.exit(
+            complain(
+                f"trained and saved, but {failed} could not be played in {summary.environment} (the errors stand "
+                f"above, and as failure in {RunFolder(out).evaluations}); when the environment works, {command}",
+                1,
+            )
+        )
 
 
 def _given(options: argparse.Namespace) -> Given:

@@ -25,6 +25,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
+        self.selected = self.path / "checkpoints" / "selected.safetensors"
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
@@ -67,8 +68,11 @@ class RunFolder:
     def forget_after(self, update: int) -> None:
         """Drops what was logged after `update`: it will be made again."""
         for path in (self.metrics, self.evaluations):
-            kept = [row for row in read_rows(path) if int(str(row["update"])) <= update]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            _keep_rows(path, update)
+
+    def forget_evaluation(self, update: int) -> None:
+        """Drops the evaluation after `update`, the last one, too: it will be made again."""
+        _keep_rows(self.evaluations, update - 1)
 
     def write_summary(self, summary: Summary) -> None:
         """Replaces summary.json."""
@@ -88,3 +92,9 @@ class RunFolder:
     def write_evaluation(self, evaluation: RunEvaluation) -> None:
         """Replaces evaluation-CHECKPOINT.json."""
         write_json(self.evaluation_file(evaluation.checkpoint), evaluation.to_json())
+
+
+def _keep_rows(path: Path, update: int) -> None:
+    """Drops the rows of a log that were made after `update`."""
+    kept = [row for row in read_rows(path) if int(str(row["update"])) <= update]
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())

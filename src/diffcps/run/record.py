@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, Scores
@@ -148,10 +149,12 @@ class Evaluation:
     update: int
     member: Member
     score: float | None
-    """Mean return; None without an environment."""
+    """Mean return; None without an environment, and where the episodes could not be played."""
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     diagnosis: Mapping[str, float | None]
+    failure: str | None = None
+    """The error that ended the episodes; None where they were played, or were not to be."""
 
     @property
     def selection_loss(self) -> float | None:
@@ -159,7 +162,7 @@ class Evaluation:
         return self.diagnosis["selection/loss"]
 
     def to_json(self) -> JsonRow:
-        """A row of the log."""
+        """A row of the log; it has a failure where there was one."""
         return {
             "update": self.update,
             **_columns(self.member),
@@ -167,6 +170,7 @@ class Evaluation:
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "diagnose": dict(self.diagnosis),
+            **({} if self.failure is None else {"failure": self.failure}),
         }
 
     @classmethod
@@ -179,15 +183,26 @@ class Evaluation:
             returns=_numbers(row["returns"]),
             lengths=tuple(map(_whole, _list(row["lengths"]))),
             diagnosis={name: _optional_number(value) for name, value in _object(row["diagnose"]).items()},
+            failure=_optional_text(row.get("failure")),
         )
+
+
+class Selected(NamedTuple):
+    """The evaluation with the lowest `selection/loss`, the last of equal ones: the checkpoint `selected`."""
+
+    update: int
+    loss: float
 
 
 @dataclass(frozen=True)
 class MemberScores:
-    """The four scores of a member; None where it was never scored."""
+    """What is reported of a member."""
 
     member: Member
     scores: Scores | None
+    """None where it was never scored."""
+    selected: Selected | None = None
+    """Known without an environment, too; None where no loss was finite."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +215,8 @@ class Summary:
     data_return: float | None
     reference: Reference | None
     members: tuple[MemberScores, ...]
+    failed_evaluations: int = 0
+    """How many evaluations have no score because the episodes could not be played."""
 
     def to_json(self) -> JsonRow:
         """The content of summary.json."""
@@ -209,7 +226,11 @@ class Summary:
             "updates": self.updates,
             "data_return": self.data_return,
             "reference": None if self.reference is None else list(self.reference),
-            "members": [{**_columns(row.member), **_scores_json(row.scores)} for row in self.members],
+            "failed_evaluations": self.failed_evaluations,
+            "members": [
+                {**_columns(row.member), **_scores_json(row.scores), "selected": _selected_json(row.selected)}
+                for row in self.members
+            ],
         }
 
     @classmethod
@@ -223,7 +244,11 @@ class Summary:
             updates=_whole(content["updates"]),
             data_return=_optional_number(content["data_return"]),
             reference=None if reference is None else _pair(reference),
-            members=tuple(MemberScores(members[_whole(row["member"])], _scores(row)) for row in rows),
+            members=tuple(
+                MemberScores(members[_whole(row["member"])], _scores(row), _selected(row.get("selected")))
+                for row in rows
+            ),
+            failed_evaluations=_whole(content.get("failed_evaluations", 0)),
         )
 
 
@@ -320,6 +345,17 @@ def _scores(row: Mapping[str, Json]) -> Scores | None:
 
     selected = None if row["offline_selected"] is None else score("offline_selected")
     return Scores(score("last"), score("best"), score("mean_of_last"), selected)
+
+
+def _selected_json(selected: Selected | None) -> Json:
+    return None if selected is None else {"update": selected.update, "selection/loss": selected.loss}
+
+
+def _selected(value: Json) -> Selected | None:
+    if value is None:
+        return None
+    found = _object(value)
+    return Selected(_whole(found["update"]), _number(found["selection/loss"]))
 
 
 # --- JSON values of a known kind; a file that holds another was not written by this library ---

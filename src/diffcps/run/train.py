@@ -22,12 +22,12 @@ from diffcps.data.transforms import RewardTransform
 from diffcps.envs.make import check_fits
 from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.run import fields
-from diffcps.run.best import Best
-from diffcps.run.evaluate import evaluate_members, of_member, reference_of
+from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
+from diffcps.run.evaluate import evaluate_members, of_member, reference_of, rows_to_diagnose
 from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
 from diffcps.run.progress import Display, Silent
-from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
+from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
 from diffcps.run.resolve import DataRequest, Given, Request, given_by, method_of, resolve, reward_of_preset
 from diffcps.run.settings import NO_ENVIRONMENT, Settings
 from diffcps.storage import Json
@@ -111,19 +111,43 @@ def run(
     with folder.locked():
         record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
-            _fit(program, record, folder, display or Silent(), resume)
+            _fit(program, record, folder, rows_to_diagnose(dataset), display or Silent(), resume)
         except Interrupted:  # it has something to show, too
             _report(folder, record)
             raise
         return _report(folder, record)
 
 
-def _fit(program: Program, record: RunRecord, folder: RunFolder, display: Display, resume: bool) -> None:
-    """Trains to the last update inside a locked folder, from the start or from its last checkpoint."""
+def _fit(program: Program, record: RunRecord, folder: RunFolder, rows: Dataset, display: Display, resume: bool) -> None:
+    """Trains to the last update inside a locked folder, from the start or from its last checkpoint.
+
+    Where an evaluation is due the state is saved before: an environment is foreign code, and may take the process with
+    it. A run that goes on therefore makes the evaluation of its checkpoint, unless it was made. `rows` are diagnosed.
+    """
     lengths = record.settings.lengths
     training = _training(program, record, folder, resume)
     folder.forget_after(training.update)
-    best = Best.of(folder, record.members, training.state)
+    logged = folder.read_evaluations(record.members)
+    earlier = [row for row in logged if row.update < training.update]
+    now = [row for row in logged if row.update == training.update]
+    count, untrained = len(program.members), program.init()
+    best = Chosen.of(folder.best, BY_SCORE, count, earlier, untrained)
+    selected = Chosen.of(folder.selected, BY_LOSS, count, earlier, untrained)
+    del untrained
+    missing = training.update > 0 and lengths.evaluates_at(training.update) and not _all_played(now, training)
+    if missing:
+        folder.forget_evaluation(training.update)
+    else:
+        for chosen in (best, selected):  # a kill may have come between the log and them
+            chosen.update(now, training.state)
+
+    def evaluate() -> None:
+        evaluations = evaluate_members(program, record, training, rows, display)
+        folder.append_evaluations(evaluations)
+        for chosen in (best, selected):
+            chosen.update(evaluations, training.state)
+        display.evaluated(training.update, evaluations)
+
     display.start(record, training.update, best.known)
     with loop.stop_requests() as stop_requested:
         told = False
@@ -135,16 +159,15 @@ def _fit(program: Program, record: RunRecord, folder: RunFolder, display: Displa
                 told = True
                 display.note(f"stopping after update {update}, to save; Ctrl-C once more stops at once")
 
+        if missing:
+            evaluate()
         for boundary in loop.advance(program, training, lengths, waiting):
             due = lengths.evaluates_at(training.update)
             _log(boundary, program.members, training, folder, display)
-            if due and training.alive.any():
-                evaluations = evaluate_members(program, record, training, display)
-                folder.append_evaluations(evaluations)
-                best.update(evaluations, training.state)
-                display.evaluated(training.update, evaluations)
             if due or stop_requested() or not training.alive.any():
                 loop.save(program, training, folder.last, lengths.updates)
+            if due and training.alive.any():
+                evaluate()
             if stop_requested() and training.update < lengths.updates:
                 raise Interrupted(training.update)
     if not training.alive.any():
@@ -155,6 +178,12 @@ def _training(program: Program, record: RunRecord, folder: RunFolder, resume: bo
     if resume and folder.last.exists():
         return loop.resume(program, folder.last, record.settings.updates)
     return loop.begin(program)
+
+
+def _all_played(evaluations: Sequence[Evaluation], training: Training) -> bool:
+    """Whether every member that is left is among the evaluations, without a failure."""
+    played = {row.member.index for row in evaluations if row.failure is None}
+    return played >= set(np.flatnonzero(training.alive).tolist())
 
 
 def _log(
@@ -241,8 +270,11 @@ def _report(folder: RunFolder, record: RunRecord) -> Summary:
 
 
 def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
-    """The four scores of every member, with normalised values where the references are known."""
-    rows = [MemberScores(member, _member_scores(record, member, evaluations)) for member in record.members]
+    """The four scores of every member, with normalised values where the references are known, and what was selected."""
+    rows: list[MemberScores] = []
+    for member in record.members:
+        own = [row for row in evaluations if row.member.index == member.index]
+        rows.append(MemberScores(member, _scores(record, own), _selected(own)))
     return Summary(
         algorithm=record.algorithm,
         environment=record.environment,
@@ -250,11 +282,19 @@ def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
         data_return=record.data_return,
         reference=record.reference,
         members=tuple(rows),
+        failed_evaluations=len({row.update for row in evaluations if row.failure is not None}),
     )
 
 
-def _member_scores(record: RunRecord, member: Member, evaluations: Sequence[Evaluation]) -> Scores | None:
-    own = [row for row in evaluations if row.member.index == member.index]
+def _selected(own: Sequence[Evaluation]) -> Selected | None:
+    losses = [(loss, -row.update) for row in own if (loss := row.selection_loss) is not None]
+    if not losses:
+        return None
+    loss, update = min(losses)
+    return Selected(-update, loss)
+
+
+def _scores(record: RunRecord, own: Sequence[Evaluation]) -> Scores | None:
     scored = [(row.update, row.score, row.selection_loss) for row in own if row.score is not None]
     if not scored:
         return None
