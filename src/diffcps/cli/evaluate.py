@@ -10,6 +10,7 @@ from diffcps.cli.console import Commands, show, step_counter
 from diffcps.rl.improvement import ActionChoice
 from diffcps.run.folder import RunFolder
 from diffcps.run.policy import Checkpoint
+from diffcps.storage import check_ours
 
 
 def add(commands: Commands) -> None:
@@ -44,7 +45,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from diffcps.run.evaluate import evaluate, film
     from diffcps.run.table import evaluation_table
 
-    result = evaluate(
+    if options.video is not None:
+        check_ours(options.video)  # before the episodes are played
+    result, path = evaluate(
         options.run,
         options.checkpoint,
         episodes=options.episodes,
@@ -54,7 +57,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         on_step=step_counter(),
     )
     show(evaluation_table(result))
-    print(f"all returns: {RunFolder(options.run).evaluation_file(options.checkpoint)}")
+    print(f"all returns: {path}")
     if options.video is not None:
         member = result.best.member.index
         total = film(

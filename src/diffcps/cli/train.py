@@ -11,11 +11,14 @@ from typing import get_args
 from diffcps.algorithms import ALGORITHMS
 from diffcps.cli.console import Commands, Parser, complain, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
+from diffcps.data.load import BUILTIN
 from diffcps.data.transforms import RewardTransform
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
 from diffcps.run.resolve import DataRequest, Given, resolve
 from diffcps.run.settings import Settings
+from diffcps.run.start import start_of
+from diffcps.storage import plain_name
 from diffcps.types import Real, UserError
 
 
@@ -63,6 +66,9 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
         help="hyper-parameters of the paper's task, such as hopper-medium; none: not even the task's own",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder [runs/ALGORITHM-DATASET]")
+    run.add_argument(
+        "--init-from", metavar="RUN", help="begin with the last weights of this run of the algorithm, on other data"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs (extra: tensorboard)")
     run.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (extra: wandb)")
@@ -74,12 +80,11 @@ def _train(options: argparse.Namespace) -> None:
     from diffcps.run.table import run_table
     from diffcps.run.train import run
 
-    out: Path = (
-        options.out or Path("runs") / f"{options.algorithm}-{Path(options.task or options.dataset or 'builtin').stem}"
-    )
+    out: Path = options.out or default_folder(options.algorithm, options.task, options.dataset)
     stored = RunFolder(out).read_record() if options.resume and RunFolder(out).config.exists() else None
     try:
-        request = resolve(options.algorithm, _given(options), options.task, options.preset, stored)
+        start = start_of(options.init_from, stored)
+        request = resolve(options.algorithm, _given(options), options.task, options.preset, stored, start)
     except UserError as error:
         raise UserError(f"{out}: {error}" if stored else str(error)) from None
     dataset = request.load()
@@ -107,6 +112,12 @@ def _train(options: argparse.Namespace) -> None:
                 1,
             )
         )
+
+
+def default_folder(algorithm: str, task: str | None, dataset: str | None) -> Path:
+    """Where a run goes by default: named by all that was said of its data."""
+    data = [plain_name(text) for text in (task, dataset) if text is not None]
+    return Path("runs") / "-".join([algorithm, *(data or [BUILTIN])])
 
 
 def _given(options: argparse.Namespace) -> Given:

@@ -98,3 +98,25 @@ def normalise_observation(dataset: Dataset) -> Dataset:
         next_observation=scaling.observation(EnvObservation(np.asarray(dataset.next_observation))),
         info=info,
     )
+
+
+def normalise_with(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+    """x -> (x - mean) / std on observation and next_observation, with numbers of other data, (obs,) each.
+
+    Raises `UserError` where the observations were normalised before, or have another size.
+    """
+    if dataset.info.observation_mean is not None:
+        raise UserError(f"{dataset.info.source}: the observations are already normalised; do it once")
+    if len(mean) != dataset.spec.observation_size:
+        raise UserError(
+            f"{dataset.info.source}: observations have {dataset.spec.observation_size} numbers, and are to be "
+            f"normalised by {len(mean)}; take data of the same task"
+        )
+    info = replace(dataset.info, observation_mean=mean, observation_std=std)
+    scaling = Scaling.of(info)
+    return replace(
+        dataset,
+        observation=scaling.observation(EnvObservation(np.asarray(dataset.observation))),
+        next_observation=scaling.observation(EnvObservation(np.asarray(dataset.next_observation))),
+        info=info,
+    )

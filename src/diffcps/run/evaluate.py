@@ -102,11 +102,11 @@ def evaluate(
     environment: str | None = None,
     action_choice: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> RunEvaluation:
+) -> tuple[RunEvaluation, Path]:
     """Whole episodes with every member of a run, from start states that training did not use.
 
-    Episode e starts from seed `seed` + e. The result is also written into the run folder, as
-    `evaluation-<checkpoint>.json`. Raises `UserError`.
+    Episode e starts from seed `seed` + e. The result is also written into the run folder, below `evaluations`: a file
+    for each environment, checkpoint and seed, which is returned, too. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
     record, members = loaded.record, loaded.record.members
@@ -134,8 +134,7 @@ def evaluate(
         )
     choice = getattr(record.config, "action_choice", None)
     result = RunEvaluation(record.algorithm, checkpoint, environment, episodes, seed, choice, tuple(rows))
-    loaded.folder.write_evaluation(result)
-    return result
+    return result, loaded.folder.write_evaluation(result)
 
 
 def film(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffcps.run.record import Evaluation, Measurement, RunEvaluation, RunRecord, Summary
-from diffcps.storage import append_rows, locked, read_json, read_rows, write_atomically, write_json
+from diffcps.storage import append_rows, locked, plain_name, read_json, read_rows, write_atomically, write_json
 from diffcps.training.members import Member
 from diffcps.types import UserError
 
@@ -85,13 +85,13 @@ class RunFolder:
         except FileNotFoundError:
             raise UserError(f"{self.path}: has no summary.json; the run was stopped before it had one") from None
 
-    def evaluation_file(self, checkpoint: str) -> Path:
-        """Where new episodes with the policies of a checkpoint are written down."""
-        return self.path / f"evaluation-{checkpoint}.json"
-
-    def write_evaluation(self, evaluation: RunEvaluation) -> None:
-        """Replaces evaluation-CHECKPOINT.json."""
-        write_json(self.evaluation_file(evaluation.checkpoint), evaluation.to_json())
+    def write_evaluation(self, evaluation: RunEvaluation) -> Path:
+        """Replaces evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json; returns its path."""
+        name = f"{plain_name(str(evaluation.environment))}-{evaluation.checkpoint}-seed{evaluation.seed}.json"
+        path = self.path / "evaluations" / name
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, evaluation.to_json())
+        return path
 
 
 def _keep_rows(path: Path, update: int) -> None:

@@ -21,6 +21,20 @@ Reference = tuple[float, float]
 SCORE_KINDS = Scores._fields
 
 
+ADDED_SETTINGS = ("validation",)
+"""Fields of `Settings` that runs of earlier versions do not have."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Whose weights a run began with."""
+
+    run: str
+    """The folder, as the user named it."""
+    sha256: str
+    """Of its checkpoint `last`."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything that determines a run, and where it was made: `config.json`."""
@@ -35,12 +49,16 @@ class RunRecord:
     reference: Reference | None
     dataset: DatasetInfo
     transitions: int
+    """Those that are trained on."""
     data_return: float | None
     """Mean return of the data's episodes; None where it is not known in the environment's units."""
     spec: Spec
     command: str
     versions: Mapping[str, str]
     device: str
+    held_out: int = 0
+    """Transitions of the episodes that are held out."""
+    init_from: InitialWeights | None = None
 
     @property
     def members(self) -> list[Member]:
@@ -65,6 +83,8 @@ class RunRecord:
             "reference": None if self.reference is None else list(self.reference),
             "dataset": fields.to_json(self.dataset),
             "transitions": self.transitions,
+            "held_out": self.held_out,
+            "init_from": None if self.init_from is None else fields.to_json(self.init_from),
             "data_return": self.data_return,
             "spec": dict(self.spec._asdict()),
             "command": self.command,
@@ -80,8 +100,10 @@ class RunRecord:
             raise UserError(f"names no algorithm of this version of diffcps ({name})")
         sweep = {field: _numbers(values) for field, values in _object(content["sweep"]).items()}
         values = _object(content["config"]) | {field: _number_json(values[0]) for field, values in sweep.items()}
-        settings = {field: content[field] for field in fields.field_types(Settings)}
+        known = [name for name in fields.field_types(Settings) if name in content or name not in ADDED_SETTINGS]
+        settings = {field: content[field] for field in known}
         reference, data_return = content["reference"], content.get("data_return")
+        init_from = content.get("init_from")
         return cls(
             algorithm=name,
             config=fields.from_json(ALGORITHMS[name].Config, values),
@@ -96,6 +118,8 @@ class RunRecord:
             command=str(content["command"]),
             versions={package: str(version) for package, version in _object(content["versions"]).items()},
             device=str(content["device"]),
+            held_out=_whole(content.get("held_out", 0)),
+            init_from=None if init_from is None else fields.from_json(InitialWeights, _object(init_from)),
         )
 
 
@@ -272,7 +296,7 @@ class MemberEpisodes:
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """New episodes with the policies of a run: `evaluation-CHECKPOINT.json`."""
+    """New episodes with the policies of a run: `evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json`."""
 
     algorithm: str
     checkpoint: str

@@ -15,6 +15,7 @@ from diffcps.presets import NO_PRESET, presets_of
 from diffcps.run import fields
 from diffcps.run.record import RunRecord
 from diffcps.run.settings import Settings
+from diffcps.run.start import Start
 from diffcps.tasks.catalogue import Task, find_task
 from diffcps.types import Configuration, Dataset, Real, UserError
 
@@ -63,12 +64,16 @@ class Request:
     task: str | None
     preset: str | None
     """Name of the preset that was taken."""
+    start: Start | None = None
+    """The run whose weights it begins with."""
 
     def load(self) -> Dataset:
-        """The data of the run. Raises `UserError`."""
-        return load_dataset(
-            self.source, reward=self.reward, normalise_observation=self.normalise_observation, task=self.task
-        )
+        """The data of the run; with a `start` their observations stay as they are: it says how they are scaled.
+
+        Raises `UserError`.
+        """
+        normalise = self.normalise_observation and self.start is None
+        return load_dataset(self.source, reward=self.reward, normalise_observation=normalise, task=self.task)
 
 
 def resolve(
@@ -77,9 +82,11 @@ def resolve(
     task: str | None = None,
     preset: str | None = None,
     stored: RunRecord | None = None,
+    start: Start | None = None,
 ) -> Request:
     """The run that is meant: the stored run (when resuming), else the task's data; then the preset, by default the
-    task's own; then what was given. Later ones win. `preset` "none" leaves the task's out.
+    task's own; then what was given. Later ones win. `preset` "none" leaves the task's out. Observations are normalised
+    where those of `start` were.
 
     Pure but for the catalogue and the presets' files. Raises `UserError` for unknown names and bad values, and where
     the stored run is another method's or on another task.
@@ -98,6 +105,8 @@ def resolve(
     if chosen is not None:
         base |= presets_of(method)[chosen].fields
         data = DataRequest(reward=reward_of_preset(method, chosen)).or_else(data)
+    if start is not None:
+        data = dataclasses.replace(data, normalise_observation=_as_the_start_did(start, given.data))
     data = given.data.or_else(data).or_else(DataRequest(BUILTIN, "none", False))
     assert data.source is not None and data.reward is not None and data.normalise_observation is not None
     sweep = {name: values for name, values in sweep.items() if name not in given.fields} | dict(given.sweep)
@@ -113,7 +122,20 @@ def resolve(
         normalise_observation=data.normalise_observation,
         task=None if purpose is None else purpose.id,
         preset=chosen,
+        start=start,
     )
+
+
+def _as_the_start_did(start: Start, given: DataRequest) -> bool:
+    """Whether the start's observations were normalised. Raises `UserError` where something else was given."""
+    normalised = start.data.observation_mean is not None
+    if given.normalise_observation not in (None, normalised):
+        how = "normalised" if normalised else "taken as they are"
+        raise UserError(
+            f"{start.weights.run}: its observations were {how}, and its weights know them so: say nothing about the "
+            "normalisation of the new data"
+        )
+    return normalised
 
 
 def method_of(config: Configuration) -> str:

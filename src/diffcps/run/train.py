@@ -17,6 +17,7 @@ from typing import cast
 import jax
 import numpy as np
 
+from diffcps.data.split import hold_out
 from diffcps.data.summary import episode_returns
 from diffcps.data.transforms import RewardTransform
 from diffcps.envs.make import check_fits
@@ -30,11 +31,12 @@ from diffcps.run.progress import Display, Silent
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
 from diffcps.run.resolve import DataRequest, Given, Request, given_by, method_of, resolve, reward_of_preset
 from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.run.start import fitted, initial_state, start_of
 from diffcps.storage import Json
 from diffcps.training import loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
-from diffcps.types import Configuration, Dataset, DatasetInfo, UserError
+from diffcps.types import Configuration, Dataset, DatasetInfo, Tree, UserError
 
 PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 """Packages whose versions are written down with a run."""
@@ -49,6 +51,7 @@ def train(
     task: str | None = None,
     preset: str | None = None,
     sweep: Mapping[str, Sequence[float]] | None = None,
+    init_from: str | Path | None = None,
     resume: bool = False,
     display: Display | None = None,
 ) -> Summary:
@@ -57,7 +60,8 @@ def train(
     `config` is an algorithm's `Config`; `dataset` what `load_dataset` takes or returns, by default the data of `task`
     (`diffcps data list`), else the built-in dataset. `preset` names hyper-parameters of the paper, by default those of
     the task; "none" takes no preset. A field of `config` with another value than its default stays as it is; all
-    others take the preset's value. `sweep` gives real-valued fields several values.
+    others take the preset's value. `sweep` gives real-valued fields several values. `init_from` is the folder of a run
+    of the same method, whose last weights (and optimisers) the new run begins with.
 
     Returns the run's summary: the four scores of each member, as in `summary.json`. With `resume` an interrupted run
     goes on where it stopped. Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
@@ -70,7 +74,9 @@ def train(
         settings={} if settings is None else given_by(settings),
         data=_data_given(dataset),
     )
-    request = resolve(method, given, task, preset)
+    folder = RunFolder(out)
+    stored = folder.read_record() if resume and folder.config.exists() else None
+    request = resolve(method, given, task, preset, start=start_of(init_from, stored))
     if not isinstance(dataset, Dataset):
         return run(request, request.load(), out, resume=resume, display=display)
     _check_loaded(dataset.info, request)
@@ -81,7 +87,8 @@ def _data_given(dataset: Dataset | str | Path | None) -> DataRequest:
     if not isinstance(dataset, Dataset):
         return DataRequest(None if dataset is None else str(dataset))
     info = dataset.info
-    return DataRequest(info.source, cast(RewardTransform, info.reward_transform), info.observation_mean is not None)
+    normalised = None if info.observation_mean is None else True  # as it is, it can still be
+    return DataRequest(info.source, cast(RewardTransform, info.reward_transform), normalised)
 
 
 def _check_loaded(info: DatasetInfo, request: Request) -> None:
@@ -102,30 +109,56 @@ def run(
 ) -> Summary:
     """Trains what `resolve` made of a person's words, on the data that it names. Returns and raises as `train`."""
     a_device_per_core()  # before anything is computed
-    record = _record(request, dataset)
+    if request.start is not None:
+        dataset = fitted(dataset, request.start)
+    whole, held_out = dataset, None
+    if request.settings.validation > 0:
+        dataset, held_out = hold_out(whole, request.settings.validation)
+    record = dataclasses.replace(
+        _record(request, dataset), data_return=data_return(whole), held_out=0 if held_out is None else held_out.size
+    )
+    rows = rows_to_diagnose(dataset if held_out is None else held_out)
     if record.environment is not None:
         check_fits(record.spec, record.dataset, record.environment)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
     program.starts(record.settings.updates)  # raises where a stage would have no update
+    goes_on = resume and folder.last.exists()
+    initial = None
+    if record.init_from is not None and not goes_on:
+        initial = initial_state(record.init_from, record, program)
     with folder.locked():
         record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
-            _fit(program, record, folder, rows_to_diagnose(dataset), display or Silent(), resume)
+            if goes_on:
+                training = loop.resume(program, folder.last, record.settings.updates)
+            else:
+                training = _begin(program, record, folder, initial)
+            _fit(program, training, record, folder, rows, display or Silent())
         except Interrupted:  # it has something to show, too
             _report(folder, record)
             raise
         return _report(folder, record)
 
 
-def _fit(program: Program, record: RunRecord, folder: RunFolder, rows: Dataset, display: Display, resume: bool) -> None:
-    """Trains to the last update inside a locked folder, from the start or from its last checkpoint.
+def _begin(program: Program, record: RunRecord, folder: RunFolder, initial: Tree) -> Training:
+    """All members before their first update. Weights of another run are saved at once: it is not needed any more."""
+    training = loop.begin(program)
+    if initial is not None:
+        training.state = initial
+        loop.save(program, training, folder.last, record.settings.updates)
+    return training
+
+
+def _fit(
+    program: Program, training: Training, record: RunRecord, folder: RunFolder, rows: Dataset, display: Display
+) -> None:
+    """Trains to the last update inside a locked folder, on from where `training` is.
 
     Where an evaluation is due the state is saved before: an environment is foreign code, and may take the process with
     it. A run that goes on therefore makes the evaluation of its checkpoint, unless it was made. `rows` are diagnosed.
     """
     lengths = record.settings.lengths
-    training = _training(program, record, folder, resume)
     folder.forget_after(training.update)
     logged = folder.read_evaluations(record.members)
     earlier = [row for row in logged if row.update < training.update]
@@ -174,12 +207,6 @@ def _fit(program: Program, record: RunRecord, folder: RunFolder, rows: Dataset, 
         raise UserError("; ".join(training.stopped.values()) + ": no member is left to train")
 
 
-def _training(program: Program, record: RunRecord, folder: RunFolder, resume: bool) -> Training:
-    if resume and folder.last.exists():
-        return loop.resume(program, folder.last, record.settings.updates)
-    return loop.begin(program)
-
-
 def _all_played(evaluations: Sequence[Evaluation], training: Training) -> bool:
     """Whether every member that is left is among the evaluations, without a failure."""
     played = {row.member.index for row in evaluations if row.failure is None}
@@ -217,6 +244,7 @@ def _record(request: Request, dataset: Dataset) -> RunRecord:
         spec=dataset.spec,
         command=shlex.join(["diffcps", *sys.argv[1:]] if Path(sys.argv[0]).name == "diffcps" else sys.argv),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        init_from=None if request.start is None else request.start.weights,
         device=f"{jax.devices()[0].device_kind} x {jax.device_count()}",
     )
 

@@ -10,7 +10,7 @@ from diffcps.simulator.record import FileFacts
 from diffcps.simulator.replay import Comparison
 from diffcps.simulator.reward_faults import Terminals
 from diffcps.simulator.versions import Version
-from diffcps.storage import JsonRow
+from diffcps.storage import SOFTWARE, JsonRow
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,16 @@ class Report:
             }
             versions = {"versions": [asdict(version) for version in found.versions]}
         answer: JsonRow = {"fits": self.fits, "faults": [*self.faults]}
-        return {**asdict(self.file), **asdict(self.sample), **measured, **answer, **versions, "verdict": self.verdict}
+        mark: JsonRow = {"software": SOFTWARE}
+        return {
+            **mark,
+            **asdict(self.file),
+            **asdict(self.sample),
+            **measured,
+            **answer,
+            **versions,
+            "verdict": self.verdict,
+        }
 
 
 def _cannot_judge(sample: Sample) -> str:
