@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all and never over another's, logs of JSON rows, folders that one process owns."""
+"""Files written whole or not at all and never over another's, logs of JSON rows, folders that one process owns."""
 
 from __future__ import annotations
 

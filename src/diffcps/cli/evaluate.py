@@ -47,7 +47,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if options.video is not None:
         check_ours(options.video)  # before the episodes are played
-    result, path = evaluate(
+    result = evaluate(
         options.run,
         options.checkpoint,
         episodes=options.episodes,
@@ -57,7 +57,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         on_step=step_counter(),
     )
     show(evaluation_table(result))
-    print(f"all returns: {path}")
+    print(f"all returns: {RunFolder(options.run).evaluation_file(result)}")
     if options.video is not None:
         member = result.best.member.index
         total = film(

@@ -102,11 +102,11 @@ def evaluate(
     environment: str | None = None,
     action_choice: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> tuple[RunEvaluation, Path]:
+) -> RunEvaluation:
     """Whole episodes with every member of a run, from start states that training did not use.
 
     Episode e starts from seed `seed` + e. The result is also written into the run folder, below `evaluations`: a file
-    for each environment, checkpoint and seed, which is returned, too. Raises `UserError`.
+    for each environment, checkpoint and seed. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
     record, members = loaded.record, loaded.record.members
@@ -134,7 +134,8 @@ def evaluate(
         )
     choice = getattr(record.config, "action_choice", None)
     result = RunEvaluation(record.algorithm, checkpoint, environment, episodes, seed, choice, tuple(rows))
-    return result, loaded.folder.write_evaluation(result)
+    loaded.folder.write_evaluation(result)
+    return result
 
 
 def film(

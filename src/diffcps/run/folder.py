@@ -85,13 +85,16 @@ class RunFolder:
         except FileNotFoundError:
             raise UserError(f"{self.path}: has no summary.json; the run was stopped before it had one") from None
 
-    def write_evaluation(self, evaluation: RunEvaluation) -> Path:
-        """Replaces evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json; returns its path."""
+    def evaluation_file(self, evaluation: RunEvaluation) -> Path:
+        """Where new episodes are written down: a file for each environment, checkpoint and seed."""
         name = f"{plain_name(str(evaluation.environment))}-{evaluation.checkpoint}-seed{evaluation.seed}.json"
-        path = self.path / "evaluations" / name
+        return self.path / "evaluations" / name
+
+    def write_evaluation(self, evaluation: RunEvaluation) -> None:
+        """Replaces evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json."""
+        path = self.evaluation_file(evaluation)
         path.parent.mkdir(exist_ok=True)
         write_json(path, evaluation.to_json())
-        return path
 
 
 def _keep_rows(path: Path, update: int) -> None:

@@ -124,17 +124,9 @@ class Report:
                 "terminal": asdict(found.terminal),
             }
             versions = {"versions": [asdict(version) for version in found.versions]}
+        facts: JsonRow = {"software": SOFTWARE, **asdict(self.file), **asdict(self.sample)}
         answer: JsonRow = {"fits": self.fits, "faults": [*self.faults]}
-        mark: JsonRow = {"software": SOFTWARE}
-        return {
-            **mark,
-            **asdict(self.file),
-            **asdict(self.sample),
-            **measured,
-            **answer,
-            **versions,
-            "verdict": self.verdict,
-        }
+        return {**facts, **measured, **answer, **versions, "verdict": self.verdict}
 
 
 def _cannot_judge(sample: Sample) -> str:
