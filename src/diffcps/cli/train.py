@@ -105,10 +105,11 @@ def _train(options: argparse.Namespace) -> None:
     if summary.failed_evaluations:
         command = f"{this_command()} evaluate {out}{'' if scored else ' --checkpoint selected'}"
         failed = f"{summary.failed_evaluations} evaluation{'s' if summary.failed_evaluations > 1 else ''}"
+        where = RunFolder(out).evaluations
         sys.exit(
             complain(
-                f"trained and saved, but {failed} could not be played in {summary.environment} (the errors stand "
-                f"above, and as failure in {RunFolder(out).evaluations}); when the environment works, {command}",
+                f"trained and saved, but {failed} could not be played in {summary.environment} (failure in {where} "
+                f"says why); when the environment works again: {command}",
                 1,
             )
         )

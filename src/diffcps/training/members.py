@@ -98,8 +98,8 @@ class Program:
         return jax.device_put(tree, self._by_member, may_alias=False)
 
     def init(self) -> Tree:
-        """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
-        return self.place(_init(self._make, self._swept, self._key_init))
+        """Initial states, stacked along a leading member axis, each array in a buffer of its own; always the same."""
+        return self.place(_init(self._make, self._swept, jax.random.clone(self._key_init)))
 
     def starts(self, updates: int) -> list[int]:
         """The update at which each stage begins, in a run of so many; [0] where there is one stage.
