@@ -101,7 +101,7 @@ class Training:
         return np.asarray(critic(jnp.asarray(observation, jnp.float32), jnp.asarray(action, jnp.float32)))
 
     def diagnose(self) -> dict[str, np.ndarray]:
-        return self.program.diagnose(self.state, np.arange(self.dataset.size))
+        return self.program.diagnose(self.state, self.dataset)
 
 
 # --- Two modes: one action dimension, states -1 and +1, actions around -0.8 and +0.8 in equal parts in both ---

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data": {"tasks"} | FILES_AND_PICTURES,
     "envs": {"tasks", "types"},
     "training": {"storage", "types"},
-    "evaluation": {"envs", "tasks", "types"},
+    "evaluation": {"envs", "tasks", "storage", "types"},
     "collect": {"envs", "evaluation", "data", "tasks", "rl", "networks", "policies", "optim", "training"}
     | FILES_AND_PICTURES,
     "simulator": {"data", "envs"} | FILES_AND_PICTURES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffcps.storage import replaced
+from diffcps.storage import SOFTWARE, check_ours, replaced
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -25,11 +25,19 @@ def tidy(axes: Axes) -> None:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes a picture (.png or .pdf, by its name) as a whole. Raises `UserError` where it cannot be written."""
+def save_figure(figure: Figure, path: Path, dpi: int = 150, *, within_run: bool = False) -> None:
+    """Writes a picture (.png or .pdf, by its name) as a whole, marked as ours.
+
+    Raises `UserError` where it cannot be written, or would replace one that is not ours; in a run folder
+    (`within_run`) everything is.
+    """
+    if not within_run:
+        check_ours(path)
+    kind = path.suffix.removeprefix(".")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as file:
-            figure.savefig(file, dpi=dpi, format=path.suffix.removeprefix("."))
+            metadata = {"Creator" if kind == "pdf" else "Software": SOFTWARE}
+            figure.savefig(file, dpi=dpi, format=kind, metadata=metadata)
     except OSError as error:
         raise UserError(f"{path}: the picture cannot be written ({error.strerror}); check the folder") from error

@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all, logs of JSON rows, folders that one process owns."""
+"""Files written whole or not at all and never over another's, logs of JSON rows, folders that one process owns."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,48 @@ else:  # run-time checks of annotations do not follow a type into itself
     Json = object
 """What a JSON file can hold."""
 JsonRow: TypeAlias = dict[str, Json]
+
+SOFTWARE = "diffcps"
+"""What our files say of their origin."""
+VIDEO_COMMENT = f"written by {SOFTWARE}"
+MARKS = {
+    ".png": f"Software\0{SOFTWARE}",
+    ".pdf": f"/Creator ({SOFTWARE})",
+    ".json": f'"software": "{SOFTWARE}"',
+    ".mp4": VIDEO_COMMENT,
+}
+"""By the ending of a file's name: the bytes by which a file of ours is known."""
+MARK_WITHIN = 1 << 16
+"""Marks lie so near to the start or the end of a file, in bytes."""
+LONGEST_NAME = 120
+
+
+def plain_name(text: str) -> str:
+    """A text as the name of a file or folder: all of it, ending included, with `-` for what does not belong in names.
+
+    Of a long text the end stands, behind a hash of the whole.
+    """
+    name = re.sub(r"[^\w.+=@-]+", "-", text).strip("-.") or "unnamed"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:8]}-{name[9 - LONGEST_NAME :].lstrip('-.')}"
+
+
+def check_ours(path: Path) -> None:
+    """Raises `UserError` where there is a file that this library has not written: nothing is written over it.
+
+    Files are known by their mark; of other kinds than those in `MARKS` none is ours.
+    """
+    if not path.exists():
+        return
+    mark = MARKS.get(path.suffix.lower())
+    if mark is not None and path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(MARK_WITHIN)
+            file.seek(max(0, path.stat().st_size - MARK_WITHIN))
+            if mark.encode() in start + file.read():
+                return
+    raise UserError(f"{path}: is there already and was not written by diffcps; name another file, or remove it")
 
 
 @contextmanager

@@ -30,6 +30,8 @@ Real = float | Scalar
 """A real-valued hyper-parameter: a number, or a traced array where a run sweeps it."""
 Count = Annotated[int, "may be zero"]
 """A number of updates that may be zero; every other whole number of a config counts at least one."""
+Share = Annotated[float, "from 0 to below 1"]
+"""A share of something, of which less than all is meant."""
 Metrics = dict[str, Scalar]
 """What is looked at: names such as `critic/td_error`, each with its row in the method's `METRICS`."""
 

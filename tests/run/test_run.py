@@ -85,7 +85,7 @@ def test_evaluate_uses_new_start_states_and_says_which_checkpoint(run, capsys):
     out, summary = run
     assert main(["evaluate", str(out), "--episodes", "2", "--checkpoint", "best", "--action-choice", "argmax_q"]) == 0
     assert "checkpoint best" in capsys.readouterr().out
-    result = json.loads((out / "evaluation-best.json").read_text())
+    result = json.loads((out / "evaluations" / "Hopper-v5-best-seed1000.json").read_text())
     assert result["seed"] == 1000 and result["action_choice"] == "argmax_q"
     for row, member in zip(result["members"], summary.members, strict=True):
         assert member.scores is not None and (row["updates"],) == member.scores.best.updates
@@ -97,7 +97,11 @@ def test_without_an_environment_there_is_a_policy_but_no_score(tmp_path):
     settings = diffcps.Settings(env="none", updates=4, eval_every=2, log_every=2)
     summary = diffcps.train(config, "builtin", settings, out=tmp_path / "run")
     assert [(row.member.index, row.member.seed, row.scores) for row in summary.members] == [(0, 0, None)]
-    assert diffcps.load_policy(tmp_path / "run", "last")(np.zeros(11)).shape == (3,)
+    assert summary.members[0].selected is not None and RunFolder(tmp_path / "run").read_summary() == summary
+    with pytest.raises(diffcps.UserError, match=r"it has no scores, so none is best\): take selected or last"):
+        diffcps.load_policy(tmp_path / "run")
+    for checkpoint in ("selected", "last"):  # the message's way out
+        assert diffcps.load_policy(tmp_path / "run", checkpoint)(np.zeros(11)).shape == (3,)
 
 
 def test_data_show_prints_a_table_and_draws_a_picture(tmp_path, capsys):

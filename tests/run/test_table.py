@@ -4,7 +4,7 @@ import io
 from rich.console import Console
 
 from diffcps.evaluation.scores import Score, Scores
-from diffcps.run.record import MemberEpisodes, MemberScores, RunEvaluation, Summary
+from diffcps.run.record import MemberEpisodes, MemberScores, RunEvaluation, Selected, Summary
 from diffcps.run.table import evaluation_table, run_table
 from diffcps.training.members import Member
 from diffcps.types import EnvironmentSpec
@@ -94,6 +94,14 @@ def test_run_without_environment() -> None:
     assert lines[0] == "diffusion_bc on no environment, 100 updates"
     assert "5" in lines
     assert "No scores: the run has no environment, or was not evaluated." in lines
+
+
+def test_without_scores_the_selected_checkpoint_is_told() -> None:
+    rows = tuple(MemberScores(Member(i, i, {}), None, Selected(1500 * (i + 1), 0.25 + 0.5 * i)) for i in (0, 1))
+    lines = printed(Summary("diffusion_bc", None, 3000, None, None, rows))
+    assert "seed selection/loss at" in lines
+    assert "0 0.25 1.5k" in lines and "1 0.75 3k" in lines and "mean ± std 0.5 ± 0.25" in lines
+    assert "saved as checkpoint selected" in " ".join(lines)
 
 
 def test_evaluation_tells_both_success_rates_where_there_are_some() -> None:

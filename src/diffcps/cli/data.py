@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diffcps.cli.console import Commands, Parser, complain, say, show
 from diffcps.cli.flags import add_flags, given_fields
 from diffcps.run import fields
+from diffcps.storage import check_ours, plain_name
 from diffcps.types import EnvironmentSpec, Reading, UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add(commands: Commands) -> None:
 def _add_show(commands: Commands) -> None:
     command = commands.add_parser("show", help="what is in a dataset, as a table and a picture", allow_abbrev=False)
     command.add_argument("dataset", metavar="FILE|FOLDER|ID|builtin", nargs="+")
-    command.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [NAME.png in the current folder]")
+    command.add_argument("--out", type=Path, metavar="FILE.png", help="the picture [DATASET.png in the current folder]")
     add_flags(command.add_argument_group("how the data are read"), Reading)
     command.set_defaults(command=_show, parser=command)
 
@@ -44,9 +45,10 @@ def _show(options: argparse.Namespace) -> None:
     from diffcps.data.summary import describe, episode_returns
 
     source = ",".join(options.dataset)
+    path = options.out or Path(plain_name(source) + ".png")
+    check_ours(path)
     dataset = load(source, fields.build(Reading, given_fields(options, Reading)))
     show(dataset_table(describe(dataset)))
-    path = options.out or Path(Path(source).stem + ".png")
     save_dataset_figure(dataset, *episode_returns(dataset), path)
     print(f"picture: {path}")
 
@@ -62,7 +64,7 @@ def _add_check(commands: Commands) -> None:
     command.add_argument("--steps", type=int, default=2000, help="steps drawn from the whole file [2000]")
     command.add_argument("--seed", type=int, default=0, help="of the draw [0]")
     command.add_argument(
-        "--out", type=Path, metavar="FILE.png", help="the picture [NAME-ENV.png in the current folder]"
+        "--out", type=Path, metavar="FILE.png", help="the picture [DATASET-ENV.png in the current folder]"
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="everything that was found, as JSON")
     command.set_defaults(command=_check, parser=command)
@@ -76,6 +78,10 @@ def _check(options: argparse.Namespace) -> None:
     from diffcps.simulator.picture import check_table, save_check_figure
     from diffcps.storage import write_json
 
+    path = options.out or Path(f"{plain_name(options.dataset)}-{plain_name(options.env)}.png")
+    for output in (path, options.json):
+        if output is not None:
+            check_ours(output)  # before the steps are taken
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("steps")
         report = check_simulator(
@@ -90,9 +96,6 @@ def _check(options: argparse.Namespace) -> None:
         write_json(options.json, report.to_json())
         print(f"numbers: {options.json}")
     if report.findings is not None:  # otherwise there is nothing to draw
-        path = options.out or Path(
-            f"{Path(options.dataset).stem}-{options.env.rpartition('/')[2].rpartition(':')[2]}.png"
-        )
         save_check_figure(report, path)
         print(f"picture: {path}")
 

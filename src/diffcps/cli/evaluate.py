@@ -9,6 +9,8 @@ from typing import get_args
 from diffcps.cli.console import Commands, show, step_counter
 from diffcps.rl.improvement import ActionChoice
 from diffcps.run.folder import RunFolder
+from diffcps.run.policy import Checkpoint
+from diffcps.storage import check_ours
 
 
 def add(commands: Commands) -> None:
@@ -16,7 +18,12 @@ def add(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="score the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", type=Path, help="run folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
-    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint [best]")
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=get_args(Checkpoint),
+        default="best",
+        help="which checkpoint: by the score, by selection/loss, or as the run ended [best]",
+    )
     evaluate.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
     evaluate.add_argument(
         "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"
@@ -42,6 +49,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from diffcps.run.table import evaluation_table
 
     stored = RunFolder(options.run).read_record().environment
+    if options.video is not None:
+        check_ours(options.video)  # before the episodes are played
     result = evaluate(
         options.run,
         options.checkpoint,
@@ -52,7 +61,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         on_step=step_counter(),
     )
     show(evaluation_table(result))
-    print(f"all returns: {RunFolder(options.run).evaluation_file(options.checkpoint)}")
+    print(f"all returns: {RunFolder(options.run).evaluation_file(result)}")
     if options.video is not None:
         member = result.best.member.index
         total = film(

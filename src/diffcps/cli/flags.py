@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable
 
 from diffcps.run import fields
-from diffcps.types import Configuration, Count, Real
+from diffcps.types import Configuration, Count, Real, Share
 
 
 def add_flags(parser: argparse._ArgumentGroup, kind: type[Configuration]) -> None:
@@ -46,6 +46,8 @@ def _add_flag(parser: argparse._ArgumentGroup, flag: str, dest: str, annotation:
         parser.add_argument(flag, dest=dest, default=missing, help=text, choices=typing.get_args(annotation))
     elif annotation in (int, Count):
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=int, metavar="N")
+    elif annotation == Share:
+        parser.add_argument(flag, dest=dest, default=missing, help=text, type=float, metavar="X")
     else:
         assert annotation is str or str in kinds, annotation
         parser.add_argument(flag, dest=dest, default=missing, help=text, type=str, metavar="TEXT")

@@ -13,7 +13,7 @@ from diffcps.types import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 when done, 2 for bad input, 130 when interrupted."""
+    """Runs one command; 0 when done, 1 when done without some of the scores, 2 for bad input, 130 when interrupted."""
     from diffcps.training.loop import Interrupted
 
     try:

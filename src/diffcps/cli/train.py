@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.cli.console import Commands, Parser, show, this_command
+from diffcps.cli.console import Commands, Parser, complain, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
+from diffcps.data.load import BUILTIN
 from diffcps.run import fields
 from diffcps.run.folder import RunFolder
 from diffcps.run.resolve import Given, resolve
 from diffcps.run.settings import Settings
+from diffcps.run.start import start_of
+from diffcps.storage import plain_name
 from diffcps.types import Reading, Real, UserError
 
 
@@ -56,6 +60,9 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
         help="hyper-parameters of the paper's task, such as hopper-medium; none: not even the task's own",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder [runs/ALGORITHM-DATASET]")
+    run.add_argument(
+        "--init-from", metavar="RUN", help="begin with the last weights of this run of the algorithm, on other data"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs (extra: tensorboard)")
     run.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (extra: wandb)")
@@ -67,12 +74,11 @@ def _train(options: argparse.Namespace) -> None:
     from diffcps.run.table import run_table
     from diffcps.run.train import run
 
-    out: Path = (
-        options.out or Path("runs") / f"{options.algorithm}-{Path(options.task or options.dataset or 'builtin').stem}"
-    )
+    out: Path = options.out or default_folder(options.algorithm, options.task, options.dataset)
     stored = RunFolder(out).read_record() if options.resume and RunFolder(out).config.exists() else None
     try:
-        request = resolve(options.algorithm, _given(options), options.task, options.preset, stored)
+        start = start_of(options.init_from, stored)
+        request = resolve(options.algorithm, _given(options), options.task, options.preset, stored, start)
     except UserError as error:
         raise UserError(f"{out}: {error}" if stored else str(error)) from None
     dataset = request.load()
@@ -85,8 +91,28 @@ def _train(options: argparse.Namespace) -> None:
         summary = run(request, dataset, out, resume=options.resume, display=Together(displays))
     show(run_table(summary))
     print(f"run: {out}   picture: {out / 'curves.png'}   scores: {out / 'summary.json'}")
-    if summary.environment is not None:
+    scored = any(row.scores is not None for row in summary.members)
+    if scored:
         print(f"score it on new episodes: {this_command()} evaluate {out}")
+    elif any(row.selected is not None for row in summary.members):
+        print(f'the policy with the lowest selection/loss: diffcps.load_policy("{out}", "selected")')
+    if summary.failed_evaluations:
+        command = f"{this_command()} evaluate {out}{'' if scored else ' --checkpoint selected'}"
+        failed = f"{summary.failed_evaluations} evaluation{'s' if summary.failed_evaluations > 1 else ''}"
+        where = RunFolder(out).evaluations
+        sys.exit(
+            complain(
+                f"trained and saved, but {failed} could not be played in {summary.environment} (failure in {where} "
+                f"says why); when the environment works again: {command}",
+                1,
+            )
+        )
+
+
+def default_folder(algorithm: str, task: str | None, dataset: str | None) -> Path:
+    """Where a run goes by default: named by all that was said of its data."""
+    data = [plain_name(text) for text in (task, dataset) if text is not None]
+    return Path("runs") / "-".join([algorithm, *(data or [BUILTIN])])
 
 
 def _given(options: argparse.Namespace) -> Given:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffcps.collect.request import CollectionRequest
+from diffcps.storage import check_ours
 from diffcps.types import UserError
 
 
@@ -39,6 +40,8 @@ def collect(
     if policy is not None and family != "antmaze":
         raise UserError(f"{task}: only AntMaze needs the policy of an ant; leave out --policy")
 
+    if not out.exists():  # otherwise the recipe decides what becomes of it
+        check_ours(out.with_suffix(".png"))
     request = CollectionRequest(task, out, transitions, seed, fast, resume, say)
     match family:
         case "maze2d":

@@ -8,7 +8,8 @@ import numpy as np
 
 from diffcps.data.checks import mean_and_deviation
 from diffcps.data.rows import PIECE_ROWS
-from diffcps.types import Dataset, RewardTransform, UserError
+from diffcps.data.scaling import Scaling
+from diffcps.types import Dataset, EnvObservation, RewardTransform, UserError
 
 
 def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.0) -> Dataset:
@@ -100,6 +101,28 @@ def normalise_observation(
         rescale(array, mean, std)
     of_policy = (tuple((shift + scale * mean).tolist()), tuple((scale * std).tolist()))
     return replace(dataset, info=replace(dataset.info, observation_mean=of_policy[0], observation_std=of_policy[1]))
+
+
+def normalise_with(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+    """x -> (x - mean) / std on observation and next_observation, with numbers of other data, (obs,) each.
+
+    Raises `UserError` where the observations were normalised before, or have another size.
+    """
+    if dataset.info.observation_mean is not None:
+        raise UserError(f"{dataset.info.source}: the observations are already normalised; do it once")
+    if len(mean) != dataset.spec.observation_size:
+        raise UserError(
+            f"{dataset.info.source}: observations have {dataset.spec.observation_size} numbers, and are to be "
+            f"normalised by {len(mean)}; take data of the same task"
+        )
+    info = replace(dataset.info, observation_mean=mean, observation_std=std)
+    scaling = Scaling.of(info)
+    return replace(
+        dataset,
+        observation=scaling.observation(EnvObservation(np.asarray(dataset.observation))),
+        next_observation=scaling.observation(EnvObservation(np.asarray(dataset.next_observation))),
+        info=info,
+    )
 
 
 def rescale(array: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffcps.envs.make import boxes, make_environment
 from diffcps.evaluation.rollout import Act, box_action
+from diffcps.storage import VIDEO_COMMENT, check_ours
 from diffcps.types import EnvironmentSpec, EnvObservation, UserError
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ def record_video(
     `act` is the same function as in `roll_out`, here for one member and one episode: [1, 1, obs] to [1, 1, act].
     Frames above about 30 per second are left out. The file appears under its name only when it is complete.
 
-    Raises `UserError` where the extra `video` is missing, nothing can be drawn, or the file cannot be written.
+    Raises `UserError` where the extra `video` is missing, nothing can be drawn, or the file cannot be written, or would
+    replace one that is not ours.
     """
     path = Path(path)
     if path.suffix != ".mp4":
         raise UserError(f"videos are written as mp4: name {path} with the ending .mp4")
+    check_ours(path)
     _check_extra()
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
     with warnings.catch_warnings(), closing(make_environment(environment, "rgb_array")) as made:
@@ -87,7 +90,9 @@ def _writer(path: Path, frames_per_second: float) -> _Writer:
     import imageio.v2 as imageio
 
     # macro_block_size: the codec needs even sides; imageio's default of 16 would rescale most pictures.
-    return cast(_Writer, imageio.get_writer(path, fps=frames_per_second, macro_block_size=2))
+    comment = ["-metadata", f"comment={VIDEO_COMMENT}"]
+    writer = imageio.get_writer(path, fps=frames_per_second, macro_block_size=2, output_params=comment)
+    return cast(_Writer, writer)
 
 
 def _first_frame(made: gymnasium.Env, environment: EnvironmentSpec | str) -> np.ndarray:

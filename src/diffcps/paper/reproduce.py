@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from diffcps.paper.job import Job
+from diffcps.storage import check_ours
 from diffcps.types import UserError
 
 
@@ -97,4 +98,6 @@ def reproduce(
         seeds=None if seeds is None else tuple(seeds),
         say=say,
     )
+    for suffix in (".png", ".pdf"):
+        check_ours(job.path(suffix))  # before anything is trained
     return ITEMS[item](job)

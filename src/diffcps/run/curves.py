@@ -48,7 +48,8 @@ def save_curves(folder: RunFolder, path: Path) -> None:
     """
     record = folder.read_record()
     members = record.members
-    save_figure(curves_figure(record, folder.read_measurements(members), folder.read_evaluations(members)), path)
+    figure = curves_figure(record, folder.read_measurements(members), folder.read_evaluations(members))
+    save_figure(figure, path, within_run=True)
 
 
 def curves_figure(record: RunRecord, measurements: Sequence[Measurement], evaluations: Sequence[Evaluation]) -> Figure:

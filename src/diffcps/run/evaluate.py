@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from diffcps.data.scaling import Scaling
 from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
-from diffcps.evaluation.rollout import roll_out
+from diffcps.evaluation.rollout import Episodes, roll_out
 from diffcps.evaluation.video import record_video
 from diffcps.run.environment import reference_of
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
@@ -21,28 +22,36 @@ from diffcps.run.record import Evaluation, MemberEpisodes, RunEvaluation, RunRec
 from diffcps.tasks.references import normalised_score
 from diffcps.training.loop import Training
 from diffcps.training.members import Member, Program
-from diffcps.types import EnvAction, EnvironmentSpec, EnvObservation, UserError
+from diffcps.types import Dataset, EnvAction, EnvironmentSpec, EnvObservation, UserError
 
 DIAGNOSE_ROWS = 4096
-"""Rows of the dataset, the same at every evaluation, on which the diagnostics are measured."""
+"""Rows, the same at every evaluation, on which the diagnostics are measured."""
 
 
-def evaluate_members(program: Program, record: RunRecord, training: Training, display: Display) -> list[Evaluation]:
-    """Diagnosis and whole episodes of every member that is left, after `training.update` updates."""
-    rows = np.random.default_rng(0).integers(record.transitions, size=DIAGNOSE_ROWS)
+def rows_to_diagnose(dataset: Dataset) -> Dataset:
+    """`DIAGNOSE_ROWS` rows, drawn with replacement, always the same."""
+    drawn = np.random.default_rng(0).integers(dataset.size, size=DIAGNOSE_ROWS)
+    return jax.tree.map(lambda array: np.asarray(array)[drawn], dataset)
+
+
+def evaluate_members(
+    program: Program, record: RunRecord, training: Training, rows: Dataset, display: Display
+) -> list[Evaluation]:
+    """Diagnosis on `rows` and whole episodes of every member that is left, after `training.update` updates.
+
+    Episodes that cannot be played cost the score and nothing else: the display is told, and the rows hold the failure.
+    """
     diagnosis = program.diagnose(training.state, rows)
-    played = None
+    played, failure = None, None
     if record.environment is not None:
-        policies = MemberPolicies(program, training.state, Scaling.of(record.dataset), training.update)
-        settings = record.settings
-        played = roll_out(
-            policies,
-            record.environment,
-            len(program.members),
-            settings.episodes,
-            seed=settings.eval_seed,
-            on_step=display.evaluating,
-        )
+        try:
+            played = _play(program, record, record.environment, training, display)
+        except Exception as error:  # an environment is foreign code and raises what it likes
+            failure = _failure_text(error)
+            display.note(
+                f"no score after update {training.update}: {record.environment} could not be played ({failure}); "
+                "the state is saved and the run goes on"
+            )
     evaluations: list[Evaluation] = []
     for member in program.members:
         if not training.alive[member.index]:
@@ -51,8 +60,25 @@ def evaluate_members(program: Program, record: RunRecord, training: Training, di
         lengths = () if played is None else tuple(played.lengths[member.index].tolist())
         score = None if played is None else float(np.mean(returns))
         found = of_member(diagnosis, member)
-        evaluations.append(Evaluation(training.update, member, score, returns, lengths, found))
+        evaluations.append(Evaluation(training.update, member, score, returns, lengths, found, failure))
     return evaluations
+
+
+def _play(program: Program, record: RunRecord, environment: str, training: Training, display: Display) -> Episodes:
+    return roll_out(
+        MemberPolicies(program, training.state, Scaling.of(record.dataset), training.update),
+        environment,
+        len(program.members),
+        record.settings.episodes,
+        seed=record.settings.eval_seed,
+        on_step=display.evaluating,
+    )
+
+
+def _failure_text(error: Exception) -> str:
+    """An error in one line; its kind, too, where it is not one of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else ": ".join([type(error).__name__, *([text] if text else [])])
 
 
 def of_member(metrics: Mapping[str, np.ndarray], member: Member) -> dict[str, float | None]:
@@ -74,8 +100,8 @@ def evaluate(
     """Whole episodes with every member of a run, from start states that training did not use.
 
     Episode e starts from seed `seed` + e. `environment` is another one than the run's: an id, an `EnvironmentSpec`, or
-    a function without arguments that makes one. The result is also written into the run folder, as
-    `evaluation-<checkpoint>.json`. Raises `UserError`.
+    a function without arguments that makes one. The result is also written into the run folder, below `evaluations`: a
+    file for each environment, checkpoint and seed. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
     record, members = loaded.record, loaded.record.members

@@ -15,7 +15,7 @@ from functools import cache
 from typing import TypeVar, cast
 
 from diffcps.storage import Json, JsonRow
-from diffcps.types import Configuration, Count, Real, UserError
+from diffcps.types import Configuration, Count, Real, Share, UserError
 
 Fields = TypeVar("Fields", bound=Configuration)
 
@@ -70,6 +70,10 @@ def _check_value(name: str, value: object, annotation: object) -> None:
         _check_number(name, value, whole=True, least=1)
     if annotation in (int, Count, Real):
         _check_number(name, value, whole=annotation != Real, least=1 if annotation is int else 0)
+    if annotation == Share:
+        _check_number(name, value, whole=False, least=0)
+        if cast(float, value) >= 1:
+            raise UserError(f"{name} is {value}: it must be below 1")
     if annotation == tuple[int, ...]:
         _check_whole_numbers(name, value)
 
@@ -112,7 +116,7 @@ def from_json(kind: type[Fields], values: Mapping[str, Json]) -> Fields:
 
 
 def _value(value: Json, annotation: object) -> object:
-    if annotation in (float, Real) and isinstance(value, int | float | str):
+    if annotation in (float, Real, Share) and isinstance(value, int | float | str):
         return float(value)
     parts: list[object] = [part for part in typing.get_args(annotation) if part is not type(None)]
     if isinstance(annotation, types.UnionType) and value is not None and len(parts) == 1:

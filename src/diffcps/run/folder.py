@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffcps.run.record import Evaluation, Measurement, RunEvaluation, RunRecord, Summary
-from diffcps.storage import append_rows, locked, read_json, read_rows, write_atomically, write_json
+from diffcps.storage import append_rows, locked, plain_name, read_json, read_rows, write_atomically, write_json
 from diffcps.training.members import Member
 from diffcps.types import UserError
 
@@ -25,6 +25,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
+        self.selected = self.path / "checkpoints" / "selected.safetensors"
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
@@ -67,8 +68,11 @@ class RunFolder:
     def forget_after(self, update: int) -> None:
         """Drops what was logged after `update`: it will be made again."""
         for path in (self.metrics, self.evaluations):
-            kept = [row for row in read_rows(path) if int(str(row["update"])) <= update]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            _keep_rows(path, update)
+
+    def forget_evaluation(self, update: int) -> None:
+        """Drops the evaluation after `update`, the last one, too: it will be made again."""
+        _keep_rows(self.evaluations, update - 1)
 
     def write_summary(self, summary: Summary) -> None:
         """Replaces summary.json."""
@@ -81,10 +85,19 @@ class RunFolder:
         except FileNotFoundError:
             raise UserError(f"{self.path}: has no summary.json; the run was stopped before it had one") from None
 
-    def evaluation_file(self, checkpoint: str) -> Path:
-        """Where new episodes with the policies of a checkpoint are written down."""
-        return self.path / f"evaluation-{checkpoint}.json"
+    def evaluation_file(self, evaluation: RunEvaluation) -> Path:
+        """Where new episodes are written down: a file for each environment, checkpoint and seed."""
+        name = f"{plain_name(str(evaluation.environment))}-{evaluation.checkpoint}-seed{evaluation.seed}.json"
+        return self.path / "evaluations" / name
 
     def write_evaluation(self, evaluation: RunEvaluation) -> None:
-        """Replaces evaluation-CHECKPOINT.json."""
-        write_json(self.evaluation_file(evaluation.checkpoint), evaluation.to_json())
+        """Replaces evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json."""
+        path = self.evaluation_file(evaluation)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, evaluation.to_json())
+
+
+def _keep_rows(path: Path, update: int) -> None:
+    """Drops the rows of a log that were made after `update`."""
+    kept = [row for row in read_rows(path) if int(str(row["update"])) <= update]
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())

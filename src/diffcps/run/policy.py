@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,14 +25,37 @@ from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
 from diffcps.types import Algorithm, Dataset, EnvAction, EnvObservation, NetAction, Spec, Tree, UserError
 
-Checkpoint = Literal["best", "last"]
+Checkpoint = Literal["best", "selected", "last"]
+"""`best` by the score, `selected` by `selection/loss` (chosen without an environment), `last` as the run ended."""
+
+
+class Origin(NamedTuple):
+    """Where a policy was loaded from: enough to load it again."""
+
+    run: Path
+    """Absolute, so that a process in another folder finds it."""
+    checkpoint: Checkpoint
+    member: int
+    action_choice: str | None
+    seed: int
 
 
 class Policy:
-    """policy(observation) -> action, both NumPy arrays in the environment's units, with or without leading axes."""
+    """policy(observation) -> action, both NumPy arrays in the environment's units, with or without leading axes.
+
+    A loaded policy can be pickled, copied and sent to other processes. What travels is the place of its run and how
+    often it was called; the arrays are read from the run folder again, as it is by then. Threads may share a policy.
+    """
 
     def __init__(
-        self, algorithm: Algorithm[Tree], state: Tree, scaling: Scaling, spec: Spec, member: Member, seed: int = 0
+        self,
+        algorithm: Algorithm[Tree],
+        state: Tree,
+        scaling: Scaling,
+        spec: Spec,
+        member: Member,
+        seed: int = 0,
+        origin: Origin | None = None,
     ):
         self.spec = spec
         self.member = member
@@ -39,20 +63,65 @@ class Policy:
         self._state = state
         self._scaling = scaling
         self._key = jax.random.key(seed)
+        self._origin = origin
         self._calls = 0
+        self._counting = threading.Lock()
 
     def __call__(self, observation: np.ndarray) -> EnvAction:
-        """ "*b obs" -> "*b act". Each call draws anew; a policy loaded again with the same seed repeats its draws."""
-        observation = np.asarray(observation, np.float32)
+        """ "*b obs" -> "*b act". Each call draws anew; a policy loaded again with the same seed repeats its draws.
+
+        Observations are filled up to the next power of two, so that few sizes are compiled; the draws of a row may
+        depend on that size. Raises `UserError` for another size of observations, and where one is not finite.
+        """
+        given = np.asarray(observation)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            observation = given.astype(np.float32)
         if observation.shape[-1:] != (self.spec.observation_size,):
             raise UserError(
                 f"observation has shape {observation.shape}: this policy takes {self.spec.observation_size} numbers "
                 "along the last axis"
             )
-        self._calls += 1
-        key = jax.random.fold_in(self._key, self._calls)
-        action = self._act(self._state, self._scaling.observation(EnvObservation(observation)), key)
-        return self._scaling.action(NetAction(np.asarray(action)))
+        if not np.isfinite(observation).all():
+            raise UserError(_not_finite(given, observation))
+        with self._counting:
+            self._calls += 1
+            calls = self._calls
+        leading, rows = observation.shape[:-1], observation.reshape(-1, self.spec.observation_size)
+        filled = np.zeros((_power_of_two(len(rows)), self.spec.observation_size), np.float32)
+        filled[: len(rows)] = self._scaling.observation(EnvObservation(rows))
+        action = np.asarray(self._act(self._state, filled, jax.random.fold_in(self._key, calls)))
+        return self._scaling.action(NetAction(action[: len(rows)].reshape(*leading, self.spec.action_size)))
+
+    def __reduce__(self) -> tuple[Callable[[Origin, int], Policy], tuple[Origin, int]]:
+        if self._origin is None:
+            raise UserError(
+                "this policy was not loaded from a run folder, and only a loaded one can be pickled: train into a "
+                "folder and take diffcps.load_policy(folder)"
+            )
+        return _load_again, (self._origin, self._calls)
+
+
+def _not_finite(given: np.ndarray, observation: np.ndarray) -> str:
+    place = tuple(int(x) for x in np.argwhere(~np.isfinite(observation))[0])
+    what = f"row {', '.join(map(str, place[:-1]))} of the observations" if len(place) > 1 else "the observation"
+    return (
+        f"{what} has {given[place]} at dimension {place[-1]}, which is not finite in float32: no action follows from "
+        "it; repair it or leave it out"
+    )
+
+
+def _power_of_two(size: int) -> int:
+    """The least power of two that is no less than `size`."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _load_again(origin: Origin, calls: int) -> Policy:
+    """The policy of a pickle, which goes on drawing where it was. Raises `UserError` where its run is gone."""
+    policy = load_policy(
+        origin.run, origin.checkpoint, member=origin.member, action_choice=origin.action_choice, seed=origin.seed
+    )
+    policy._calls = calls
+    return policy
 
 
 class MemberPolicies(NamedTuple):
@@ -113,18 +182,27 @@ def load_run(run: str | Path, which: Checkpoint = "best", action_choice: str | N
         kind = ALGORITHMS[record.algorithm].Config
         config = fields.build(kind, values | {"action_choice": action_choice})
         record = dataclasses.replace(record, config=config)
-    path = {"best": folder.best, "last": folder.last}[which]
-    if not path.exists():
-        others = [name for name, other in (("best", folder.best), ("last", folder.last)) if other.exists()]
-        hint = f"it has the checkpoint {others[0]}" if others else "it was stopped before its first evaluation"
-        raise UserError(f"{folder.path}: has no checkpoint {which}; {hint}")
+    path = _checkpoint_path(folder, which)
     program = program_of(record, record.members, None)
     state, information = checkpoint.load(path, jax.eval_shape(program.init))
     return LoadedRun(folder, record, program, state, _updates(information["update"], len(record.members)))
 
 
+def _checkpoint_path(folder: RunFolder, which: str) -> Path:
+    paths = {"best": folder.best, "selected": folder.selected, "last": folder.last}
+    if which not in paths:
+        raise UserError(f"there is no checkpoint {which!r}: take best, selected (chosen without scores) or last")
+    if not paths[which].exists():
+        others = [name for name, path in paths.items() if path.exists()]
+        if not others:
+            raise UserError(f"{folder.path}: has no checkpoint {which}; it was stopped before its first evaluation")
+        why = "it has no scores, so none is best" if which == "best" else "it has none that could be chosen"
+        raise UserError(f"{folder.path}: has no checkpoint {which} ({why}): take {' or '.join(others)}")
+    return paths[which]
+
+
 def _updates(made: Json, num_members: int) -> list[int]:
-    """Each member's number of updates: `last` has one for all, `best` one for each."""
+    """Each member's number of updates: `last` has one for all, `best` and `selected` one for each."""
     return [int(str(x)) for x in made] if isinstance(made, Sequence) else [int(str(made))] * num_members
 
 
@@ -138,6 +216,7 @@ def load_policy(
 ) -> Policy:
     """The policy of one member of a run, by default from its best checkpoint (the one with the highest mean return).
 
+    A run without scores has none: take "selected", the checkpoint with the lowest `selection/loss`, or "last".
     `action_choice` overrides how it acts (sample, softmax_q, argmax_q); `seed` fixes its draws. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
@@ -151,4 +230,5 @@ def load_policy(
         return jnp.asarray(of_all[member])
 
     state = jax.tree.map(own, loaded.state)
-    return Policy(algorithm, state, loaded.scaling, record.spec, members[member], seed)
+    origin = Origin(loaded.folder.path.resolve(), checkpoint, member, action_choice, seed)
+    return Policy(algorithm, state, loaded.scaling, record.spec, members[member], seed, origin)

@@ -195,7 +195,8 @@ class Live:
     def _score_words(self, rows: Sequence[Evaluation]) -> list[str]:
         words: list[str] = []
         for row in rows[:MAX_ROWS]:
-            score = f"selection/loss {_value(row.selection_loss)}" if row.score is None else self._score(row.score)
+            loss = f"{'no score, ' if row.failure else ''}selection/loss {_value(row.selection_loss)}"
+            score = loss if row.score is None else self._score(row.score)
             words.append(f"{row.member.label}: {score}")
         return words + _and_more(len(rows))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, Scores
@@ -21,6 +22,20 @@ ENVIRONMENT_SETTINGS = ("env", "env_kwargs", "max_episode_steps")
 """Fields of `Settings` that say which environment is meant: what came of them is written down as one."""
 
 
+ADDED_SETTINGS = ("validation",)
+"""Fields of `Settings` that runs of earlier versions do not have."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Whose weights a run began with."""
+
+    run: str
+    """The folder, as the user named it."""
+    sha256: str
+    """Of its checkpoint `last`."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything that determines a run, and where it was made: `config.json`."""
@@ -35,12 +50,16 @@ class RunRecord:
     reference: Reference | None
     dataset: DatasetInfo
     transitions: int
+    """Those that are trained on."""
     data_return: float | None
     """Mean return of the data's episodes; None where it is not known in the environment's units."""
     spec: Spec
     command: str
     versions: Mapping[str, str]
     device: str
+    held_out: int = 0
+    """Transitions of the episodes that are held out."""
+    init_from: InitialWeights | None = None
 
     @property
     def members(self) -> list[Member]:
@@ -68,6 +87,8 @@ class RunRecord:
             "dataset": fields.to_json(replace(self.dataset, environment=None))
             | {"environment": _environment_json(self.dataset.environment)},
             "transitions": self.transitions,
+            "held_out": self.held_out,
+            "init_from": None if self.init_from is None else fields.to_json(self.init_from),
             "data_return": self.data_return,
             "spec": dict(self.spec._asdict()),
             "command": self.command,
@@ -84,10 +105,13 @@ class RunRecord:
         sweep = {field: _numbers(values) for field, values in _object(content["sweep"]).items()}
         values = _object(content["config"]) | {field: _number_json(values[0]) for field, values in sweep.items()}
         settings = {
-            field: content[field] for field in fields.field_types(Settings) if field not in ENVIRONMENT_SETTINGS
+            field: content[field]
+            for field in fields.field_types(Settings)
+            if field not in ENVIRONMENT_SETTINGS and (field in content or field not in ADDED_SETTINGS)
         }
         environment, dataset = _environment(content["env"]), _object(content["dataset"])
         reference, data_return = content["reference"], content.get("data_return")
+        init_from = content.get("init_from")
         return cls(
             algorithm=name,
             config=fields.from_json(ALGORITHMS[name].Config, values),
@@ -105,6 +129,8 @@ class RunRecord:
             command=str(content["command"]),
             versions={package: str(version) for package, version in _object(content["versions"]).items()},
             device=str(content["device"]),
+            held_out=_whole(content.get("held_out", 0)),
+            init_from=None if init_from is None else fields.from_json(InitialWeights, _object(init_from)),
         )
 
 
@@ -164,10 +190,12 @@ class Evaluation:
     update: int
     member: Member
     score: float | None
-    """Mean return; None without an environment."""
+    """Mean return; None without an environment, and where the episodes could not be played."""
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     diagnosis: Mapping[str, float | None]
+    failure: str | None = None
+    """The error that ended the episodes; None where they were played, or were not to be."""
 
     @property
     def selection_loss(self) -> float | None:
@@ -175,7 +203,7 @@ class Evaluation:
         return self.diagnosis["selection/loss"]
 
     def to_json(self) -> JsonRow:
-        """A row of the log."""
+        """A row of the log; it has a failure where there was one."""
         return {
             "update": self.update,
             **_columns(self.member),
@@ -183,6 +211,7 @@ class Evaluation:
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "diagnose": dict(self.diagnosis),
+            **({} if self.failure is None else {"failure": self.failure}),
         }
 
     @classmethod
@@ -195,15 +224,26 @@ class Evaluation:
             returns=_numbers(row["returns"]),
             lengths=tuple(map(_whole, _list(row["lengths"]))),
             diagnosis={name: _optional_number(value) for name, value in _object(row["diagnose"]).items()},
+            failure=_optional_text(row.get("failure")),
         )
+
+
+class Selected(NamedTuple):
+    """The evaluation with the lowest `selection/loss`, the last of equal ones: the checkpoint `selected`."""
+
+    update: int
+    loss: float
 
 
 @dataclass(frozen=True)
 class MemberScores:
-    """The four scores of a member; None where it was never scored."""
+    """What is reported of a member."""
 
     member: Member
     scores: Scores | None
+    """None where it was never scored."""
+    selected: Selected | None = None
+    """Known without an environment, too; None where no loss was finite."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +257,8 @@ class Summary:
     data_return: float | None
     reference: Reference | None
     members: tuple[MemberScores, ...]
+    failed_evaluations: int = 0
+    """How many evaluations have no score because the episodes could not be played."""
 
     def to_json(self) -> JsonRow:
         """The content of summary.json."""
@@ -226,7 +268,11 @@ class Summary:
             "updates": self.updates,
             "data_return": self.data_return,
             "reference": None if self.reference is None else list(self.reference),
-            "members": [{**_columns(row.member), **_scores_json(row.scores)} for row in self.members],
+            "failed_evaluations": self.failed_evaluations,
+            "members": [
+                {**_columns(row.member), **_scores_json(row.scores), "selected": _selected_json(row.selected)}
+                for row in self.members
+            ],
         }
 
     @classmethod
@@ -240,7 +286,11 @@ class Summary:
             updates=_whole(content["updates"]),
             data_return=_optional_number(content["data_return"]),
             reference=None if reference is None else _pair(reference),
-            members=tuple(MemberScores(members[_whole(row["member"])], _scores(row)) for row in rows),
+            members=tuple(
+                MemberScores(members[_whole(row["member"])], _scores(row), _selected(row.get("selected")))
+                for row in rows
+            ),
+            failed_evaluations=_whole(content.get("failed_evaluations", 0)),
         )
 
 
@@ -266,7 +316,7 @@ class MemberEpisodes:
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """New episodes with the policies of a run: `evaluation-CHECKPOINT.json`."""
+    """New episodes with the policies of a run: `evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json`."""
 
     algorithm: str
     checkpoint: str
@@ -363,6 +413,17 @@ def _scores(row: Mapping[str, Json]) -> Scores | None:
 
     selected = None if row["offline_selected"] is None else score("offline_selected")
     return Scores(score("last"), score("best"), score("mean_of_last"), selected)
+
+
+def _selected_json(selected: Selected | None) -> Json:
+    return None if selected is None else {"update": selected.update, "selection/loss": selected.loss}
+
+
+def _selected(value: Json) -> Selected | None:
+    if value is None:
+        return None
+    found = _object(value)
+    return Selected(_whole(found["update"]), _number(found["selection/loss"]))
 
 
 # --- JSON values of a known kind; a file that holds another was not written by this library ---

@@ -17,6 +17,7 @@ from diffcps.run import fields
 from diffcps.run.environment import chosen_environment
 from diffcps.run.record import RunRecord
 from diffcps.run.settings import Settings
+from diffcps.run.start import Start
 from diffcps.tasks.catalogue import Task, find_task
 from diffcps.types import Configuration, Dataset, EnvironmentSpec, Reading, Real, UserError
 
@@ -49,10 +50,17 @@ class Request:
     task: str | None
     preset: str | None
     """Name of the preset that was taken."""
+    start: Start | None = None
+    """The run whose weights it begins with."""
 
     def load(self) -> Dataset:
-        """The data of the run. Raises `UserError`."""
-        return load(self.source, self.reading, task=self.task, box_of=self._box_of)
+        """The data of the run; with a `start` their observations stay as they are: it says how they are scaled.
+
+        Raises `UserError`.
+        """
+        normalise = self.reading.normalise_observation and self.start is None
+        reading = dataclasses.replace(self.reading, normalise_observation=normalise)
+        return load(self.source, reading, task=self.task, box_of=self._box_of)
 
     def _box_of(self, of_data: EnvironmentSpec | None) -> tuple[str, Box] | None:
         """Name and action box of the environment that scores the run; None where it has no bounds, or there is none."""
@@ -71,9 +79,11 @@ def resolve(
     task: str | None = None,
     preset: str | None = None,
     stored: RunRecord | None = None,
+    start: Start | None = None,
 ) -> Request:
     """The run that is meant: the stored run (when resuming), else the task's data; then the preset, by default the
-    task's own; then what was given. Later ones win. `preset` "none" leaves the task's out.
+    task's own; then what was given. Later ones win. `preset` "none" leaves the task's out. Observations are normalised
+    where those of `start` were.
 
     Pure but for the catalogue and the presets' files. Raises `UserError` for unknown names and bad values, and where
     the stored run is another method's or on another task.
@@ -92,6 +102,8 @@ def resolve(
     if chosen is not None:
         base |= presets_of(method)[chosen].fields
         reading["reward"] = presets_of(method)[chosen].reward
+    if start is not None:
+        reading["normalise_observation"] = _as_the_start_did(start, given.reading.get("normalise_observation"))
     sweep = {name: values for name, values in sweep.items() if name not in given.fields} | dict(given.sweep)
     check_sweep(kind, sweep)
     values = {**base, **given.fields} | {name: swept[0] for name, swept in sweep.items()}
@@ -104,7 +116,20 @@ def resolve(
         reading=fields.build(Reading, reading | dict(given.reading)),
         task=None if purpose is None else purpose.id,
         preset=chosen,
+        start=start,
     )
+
+
+def _as_the_start_did(start: Start, given: object) -> bool:
+    """Whether the start's observations were normalised. Raises `UserError` where something else was given."""
+    normalised = start.data.observation_mean is not None
+    if given not in (None, normalised):
+        how = "normalised" if normalised else "taken as they are"
+        raise UserError(
+            f"{start.weights.run}: its observations were {how}, and its weights know them so: say nothing about the "
+            "normalisation of the new data"
+        )
+    return normalised
 
 
 def method_of(config: Configuration) -> str:

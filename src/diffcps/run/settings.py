@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffcps.training.loop import Lengths
-from diffcps.types import Count, EnvironmentSpec
+from diffcps.types import Count, EnvironmentSpec, Share
 
 NO_ENVIRONMENT = "none"
 """What a person says in the place of an environment who wants no scores."""
@@ -35,6 +35,9 @@ class Settings:
     """Episode e of an evaluation starts from seed `eval_seed` + e."""
     seeds: tuple[int, ...] = (0,)
     """Seeds, trained together; with swept fields every combination is trained with every seed."""
+
+    validation: Share = 0.0
+    """Share of the episodes that are held out of the training, for `selection/loss` and the other diagnostics."""
 
     @property
     def lengths(self) -> Lengths:

@@ -35,7 +35,8 @@ def run_table(summary: Summary) -> Table:
     kinds = [kind for kind in SCORE_KINDS if any(_score(row, kind) for row in members)]
 
     title = f"{summary.algorithm} on {summary.environment or 'no environment'}, {summary.updates:,} updates"
-    caption = EXPLANATION if kinds else "No scores: the run has no environment, or was not evaluated."
+    selected = not kinds and any(row.selected for row in members)
+    caption = EXPLANATION if kinds else _why_no_scores(summary, selected)
     if kinds and summary.data_return is not None:
         title += f"; mean return of the data: {_return_text(summary.data_return, summary.reference)}"
     table = Table(title=Text(title), title_justify="left", caption=Text(caption), caption_justify="left", min_width=60)
@@ -46,6 +47,9 @@ def run_table(summary: Summary) -> Table:
         table.add_column(_heading(kind, members), justify="right")
         if kind in CHOSEN:
             table.add_column("at", justify="right", style="dim")
+    if selected:
+        table.add_column("selection/loss", justify="right")
+        table.add_column("at", justify="right", style="dim")
 
     combinations: dict[tuple[float, ...], list[MemberScores]] = {}
     for row in members:
@@ -54,10 +58,10 @@ def run_table(summary: Summary) -> Table:
         values = [f"{value:g}" for value in combination]
         for row in own:
             cells = [cell for kind in kinds for cell in _cells(kind, _score(row, kind), summary.updates)]
-            table.add_row(*values, str(row.member.seed), *cells)
+            table.add_row(*values, str(row.member.seed), *cells, *(_selected_cells(row) if selected else []))
         if len(own) > 1:
             cells = [cell for kind in kinds for cell in _mean_cells(kind, [_score(row, kind) for row in own])]
-            table.add_row(*values, "mean ± std", *cells, style="bold")
+            table.add_row(*values, "mean ± std", *cells, *(_mean_selected_cells(own) if selected else []), style="bold")
             table.add_section()
     return table
 
@@ -99,6 +103,28 @@ def _return_text(value: float, reference: Reference | None) -> str:
 
 def _score(row: MemberScores, kind: str) -> Score | None:
     return None if row.scores is None else getattr(row.scores, kind)
+
+
+def _why_no_scores(summary: Summary, selected: bool) -> str:
+    if summary.failed_evaluations:
+        text = "No scores: the episodes could not be played."
+    else:
+        text = "No scores: the run has no environment, or was not evaluated."
+    if selected:
+        text += " selection/loss: its lowest value, and after how many updates; saved as checkpoint selected."
+    return text
+
+
+def _selected_cells(row: MemberScores) -> list[str]:
+    return ["–", ""] if row.selected is None else [number_text(row.selected.loss), _short(row.selected.update)]
+
+
+def _mean_selected_cells(rows: Sequence[MemberScores]) -> list[str]:
+    known = [row.selected.loss for row in rows if row.selected is not None]
+    if not known:
+        return ["–", ""]
+    mean, std = mean_and_std_over_members(known)
+    return [f"{number_text(float(mean))} ± {std:.3g}", ""]
 
 
 def _heading(kind: str, members: Sequence[MemberScores]) -> str:

@@ -16,27 +16,29 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from diffcps.data.split import hold_out
 from diffcps.data.summary import episode_returns
 from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.presets import presets_of
 from diffcps.run import fields
-from diffcps.run.best import Best
+from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
 from diffcps.run.environment import environment_of, reference_of
-from diffcps.run.evaluate import evaluate_members, of_member
+from diffcps.run.evaluate import evaluate_members, of_member, rows_to_diagnose
 from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
 from diffcps.run.preflight import check_disk, preflight
 from diffcps.run.progress import Display, Silent
-from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
+from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
 from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
 from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.run.start import fitted, initial_state, start_of
 from diffcps.storage import Json
 from diffcps.training import loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
-from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Need, Reading, UserError
+from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Need, Reading, Tree, UserError
 
 PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 """Packages whose versions are written down with a run."""
@@ -53,6 +55,7 @@ def train(
     preset: str | None = None,
     reading: Reading = Reading(),  # noqa: B008 (it is immutable)
     sweep: Mapping[str, Sequence[float]] | None = None,
+    init_from: str | Path | None = None,
     resume: bool = False,
     display: Display | None = None,
 ) -> Summary:
@@ -63,7 +66,8 @@ def train(
     `environment` gives the scores, in the place of `settings.env`: an id, an `EnvironmentSpec`, or a function without
     arguments that makes one. `preset` names hyper-parameters of the paper, by default those of the task; "none" takes
     no preset. A field of `config` with another value than its default stays as it is; all others take the preset's
-    value. `sweep` gives real-valued fields several values.
+    value. `sweep` gives real-valued fields several values. `init_from` is the folder of a run of the same method, whose
+    last weights (and optimisers) the new run begins with.
 
     Returns the run's summary: the four scores of each member, as in `summary.json`. With `resume` an interrupted run
     goes on where it stopped. Raises `UserError` for bad input and `Interrupted` after Ctrl-C, when all is saved.
@@ -76,9 +80,11 @@ def train(
         settings=({} if settings is None else given_by(settings))
         | ({} if environment is None else {"env": environment if isinstance(environment, str) else named(environment)}),
         source=dataset.info.source if isinstance(dataset, Dataset) else None if dataset is None else str(dataset),
-        reading=fields.values_of(dataset.info.reading) if isinstance(dataset, Dataset) else given_by(reading),
+        reading=given_by(dataset.info.reading if isinstance(dataset, Dataset) else reading),
     )
-    request = resolve(method, given, task, preset)
+    folder = RunFolder(out)
+    stored = folder.read_record() if resume and folder.config.exists() else None
+    request = resolve(method, given, task, preset, start=start_of(init_from, stored))
     if not isinstance(dataset, Dataset):
         return run(request, request.load(), out, resume=resume, display=display)
     _check_loaded(dataset.info, request)
@@ -103,7 +109,15 @@ def run(
 ) -> Summary:
     """Trains what `resolve` made of a person's words, on the data that it names. Returns and raises as `train`."""
     a_device_per_core()  # before anything is computed
-    record = _record(request, dataset)
+    if request.start is not None:
+        dataset = fitted(dataset, request.start)
+    whole, held_out = dataset, None
+    if request.settings.validation > 0:
+        dataset, held_out = hold_out(whole, request.settings.validation)
+    record = dataclasses.replace(
+        _record(request, dataset), data_return=data_return(whole), held_out=0 if held_out is None else held_out.size
+    )
+    rows = rows_to_diagnose(dataset if held_out is None else held_out)
     if record.environment is not None:
         check_fits(record.spec, record.dataset, record.environment)
     preflight(record)
@@ -112,22 +126,64 @@ def run(
     program.starts(record.settings.updates)  # raises where a stage would have no update
     check_needs(program.needs, record.algorithm, dataset.info)
     check_disk(program, folder)
+    goes_on = resume and folder.last.exists()
+    initial = None
+    if record.init_from is not None and not goes_on:
+        initial = initial_state(record.init_from, record, program)
     with folder.locked():
         record = _settle(folder, record, resume, may_grow=program.num_stages == 1)
         try:
-            _fit(program, record, folder, display or Silent(), resume)
+            if goes_on:
+                training = loop.resume(program, folder.last, record.settings.updates)
+            else:
+                training = _begin(program, record, folder, initial)
+            _fit(program, training, record, folder, rows, display or Silent())
         except Interrupted:  # it has something to show, too
             _report(folder, record)
             raise
         return _report(folder, record)
 
 
-def _fit(program: Program, record: RunRecord, folder: RunFolder, display: Display, resume: bool) -> None:
-    """Trains to the last update inside a locked folder, from the start or from its last checkpoint."""
+def _begin(program: Program, record: RunRecord, folder: RunFolder, initial: Tree) -> Training:
+    """All members before their first update. Weights of another run are saved at once: it is not needed any more."""
+    training = loop.begin(program)
+    if initial is not None:
+        training.state = initial
+        loop.save(program, training, folder.last, record.settings.updates)
+    return training
+
+
+def _fit(
+    program: Program, training: Training, record: RunRecord, folder: RunFolder, rows: Dataset, display: Display
+) -> None:
+    """Trains to the last update inside a locked folder, on from where `training` is.
+
+    Where an evaluation is due the state is saved before: an environment is foreign code, and may take the process with
+    it. A run that goes on therefore makes the evaluation of its checkpoint, unless it was made. `rows` are diagnosed.
+    """
     lengths = record.settings.lengths
-    training = _training(program, record, folder, resume)
     folder.forget_after(training.update)
-    best = Best.of(folder, record.members, training.state)
+    logged = folder.read_evaluations(record.members)
+    earlier = [row for row in logged if row.update < training.update]
+    now = [row for row in logged if row.update == training.update]
+    count, untrained = len(program.members), program.init()
+    best = Chosen.of(folder.best, BY_SCORE, count, earlier, untrained)
+    selected = Chosen.of(folder.selected, BY_LOSS, count, earlier, untrained)
+    del untrained
+    missing = training.update > 0 and lengths.evaluates_at(training.update) and not _all_played(now, training)
+    if missing:
+        folder.forget_evaluation(training.update)
+    else:
+        for chosen in (best, selected):  # a kill may have come between the log and them
+            chosen.update(now, training.state)
+
+    def evaluate() -> None:
+        evaluations = evaluate_members(program, record, training, rows, display)
+        folder.append_evaluations(evaluations)
+        for chosen in (best, selected):
+            chosen.update(evaluations, training.state)
+        display.evaluated(training.update, evaluations)
+
     display.start(record, training.update, best.known)
     with loop.stop_requests() as stop_requested:
         told = False
@@ -139,26 +195,25 @@ def _fit(program: Program, record: RunRecord, folder: RunFolder, display: Displa
                 told = True
                 display.note(f"stopping after update {update}, to save; Ctrl-C once more stops at once")
 
+        if missing:
+            evaluate()
         for boundary in loop.advance(program, training, lengths, waiting):
             due = lengths.evaluates_at(training.update)
             _log(boundary, program.members, training, folder, display)
-            if due and training.alive.any():
-                evaluations = evaluate_members(program, record, training, display)
-                folder.append_evaluations(evaluations)
-                best.update(evaluations, training.state)
-                display.evaluated(training.update, evaluations)
             if due or stop_requested() or not training.alive.any():
                 loop.save(program, training, folder.last, lengths.updates)
+            if due and training.alive.any():
+                evaluate()
             if stop_requested() and training.update < lengths.updates:
                 raise Interrupted(training.update)
     if not training.alive.any():
         raise UserError("; ".join(training.stopped.values()) + ": no member is left to train")
 
 
-def _training(program: Program, record: RunRecord, folder: RunFolder, resume: bool) -> Training:
-    if resume and folder.last.exists():
-        return loop.resume(program, folder.last, record.settings.updates)
-    return loop.begin(program)
+def _all_played(evaluations: Sequence[Evaluation], training: Training) -> bool:
+    """Whether every member that is left is among the evaluations, without a failure."""
+    played = {row.member.index for row in evaluations if row.failure is None}
+    return played >= set(np.flatnonzero(training.alive).tolist())
 
 
 def _log(
@@ -207,6 +262,7 @@ def _record(request: Request, dataset: Dataset) -> RunRecord:
         spec=dataset.spec,
         command=shlex.join(["diffcps", *sys.argv[1:]] if Path(sys.argv[0]).name == "diffcps" else sys.argv),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        init_from=None if request.start is None else request.start.weights,
         device=f"{jax.devices()[0].device_kind} x {jax.device_count()}",
     )
 
@@ -264,8 +320,11 @@ def _report(folder: RunFolder, record: RunRecord) -> Summary:
 
 
 def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
-    """The four scores of every member, with normalised values where the references are known."""
-    rows = [MemberScores(member, _member_scores(record, member, evaluations)) for member in record.members]
+    """The four scores of every member, with normalised values where the references are known, and what was selected."""
+    rows: list[MemberScores] = []
+    for member in record.members:
+        own = [row for row in evaluations if row.member.index == member.index]
+        rows.append(MemberScores(member, _scores(record, own), _selected(own)))
     return Summary(
         algorithm=record.algorithm,
         environment=None if record.environment is None else str(record.environment),
@@ -273,11 +332,19 @@ def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
         data_return=record.data_return,
         reference=record.reference,
         members=tuple(rows),
+        failed_evaluations=len({row.update for row in evaluations if row.failure is not None}),
     )
 
 
-def _member_scores(record: RunRecord, member: Member, evaluations: Sequence[Evaluation]) -> Scores | None:
-    own = [row for row in evaluations if row.member.index == member.index]
+def _selected(own: Sequence[Evaluation]) -> Selected | None:
+    losses = [(loss, -row.update) for row in own if (loss := row.selection_loss) is not None]
+    if not losses:
+        return None
+    loss, update = min(losses)
+    return Selected(-update, loss)
+
+
+def _scores(record: RunRecord, own: Sequence[Evaluation]) -> Scores | None:
     scored = [(row.update, row.score, row.selection_loss) for row in own if row.score is not None]
     if not scored:
         return None

@@ -10,7 +10,7 @@ from diffcps.simulator.record import FileFacts
 from diffcps.simulator.replay import Comparison
 from diffcps.simulator.reward_faults import Terminals
 from diffcps.simulator.versions import Version
-from diffcps.storage import JsonRow
+from diffcps.storage import SOFTWARE, JsonRow
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,9 @@ class Report:
                 "terminal": asdict(found.terminal),
             }
             versions = {"versions": [asdict(version) for version in found.versions]}
+        facts: JsonRow = {"software": SOFTWARE, **asdict(self.file), **asdict(self.sample)}
         answer: JsonRow = {"fits": self.fits, "faults": [*self.faults]}
-        return {**asdict(self.file), **asdict(self.sample), **measured, **answer, **versions, "verdict": self.verdict}
+        return {**facts, **measured, **answer, **versions, "verdict": self.verdict}
 
 
 def _cannot_judge(sample: Sample) -> str:

@@ -74,7 +74,7 @@ class Program:
     ):
         """`make(swept)` builds the algorithm with the given (traced) values in place of the configuration's.
 
-        Without a dataset the members can act, but neither train nor diagnose.
+        Without a dataset the members can act and be diagnosed, but not train.
         """
         devices = devices_for(len(members))
         mesh = jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
@@ -83,7 +83,8 @@ class Program:
         self._make = make
         algorithm = make(members[0].swept)
         self._stages, self.needs = algorithm.stages, algorithm.needs
-        self._dataset = jax.device_put(dataset, NamedSharding(mesh, PartitionSpec()))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._dataset = jax.device_put(dataset, self._everywhere)
         self._swept = self.place(
             {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}
         )
@@ -98,8 +99,8 @@ class Program:
         return jax.device_put(tree, self._by_member, may_alias=False)
 
     def init(self) -> Tree:
-        """Initial states, stacked along a leading member axis, each array in a buffer of its own."""
-        return self.place(_init(self._make, self._swept, self._key_init))
+        """Initial states, stacked along a leading member axis, each array in a buffer of its own; always the same."""
+        return self.place(_init(self._make, self._swept, jax.random.clone(self._key_init)))
 
     def starts(self, updates: int) -> list[int]:
         """The update at which each stage begins, in a run of so many; [0] where there is one stage.
@@ -158,10 +159,10 @@ class Program:
         """Actions for "members episodes obs", at one step of the evaluation after `update` updates."""
         return NetAction(np.asarray(_act(self._make, state, self._swept, observation, self._key_act, update, step)))
 
-    def diagnose(self, state: Tree, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The algorithm's diagnostics on the given rows of the dataset, per member, with the same noise each time."""
+    def diagnose(self, state: Tree, rows: Dataset) -> dict[str, np.ndarray]:
+        """The algorithm's diagnostics on the given rows, on the host, per member, with the same noise each time."""
         key = jax.random.clone(self._key_diagnose)  # on purpose: the same noise makes evaluations comparable
-        metrics = _diagnose(self._make, state, self._swept, self._dataset, jnp.asarray(rows), key)
+        metrics = _diagnose(self._make, state, self._swept, jax.device_put(rows, self._everywhere), key)
         return {name: np.asarray(value) for name, value in metrics.items()}
 
 
@@ -246,10 +247,8 @@ def _act(make, state, swept, observation, key, update, step):
 
 
 @partial(jax.jit, static_argnums=0)
-def _diagnose(make, state, swept, dataset, rows, key):
-    chosen = jax.tree.map(lambda x: x[rows], dataset)
-
+def _diagnose(make, state, swept, rows, key):
     def diagnose_member(state, swept, key):
-        return make(swept).diagnose(state, chosen, key)
+        return make(swept).diagnose(state, rows, key)
 
     return jax.vmap(diagnose_member)(state, swept, key)
