@@ -147,10 +147,8 @@ def test_the_task_gives_environment_and_scores(tmp_path):
 def test_minari_accepts_it(source, minari_root):
     import minari
 
-    assert (
-        convert(source, "toy/sub/new-v3", spec_of=lambda environment: gymnasium.spec(environment.id))
-        == minari_root / "toy/sub/new-v3"
-    )
+    path = convert(source, "toy/sub/new-v3", spec_of=lambda environment: gymnasium.spec(environment.id))
+    assert path == minari_root / "toy/sub/new-v3"
     dataset = minari.load_dataset("toy/sub/new-v3")
     assert (dataset.total_episodes, dataset.total_steps, dataset.id) == (5, 19, "toy/sub/new-v3")
     assert [len(episode) for episode in dataset.iterate_episodes()] == [4, 6, 1, 3, 5]
