@@ -70,8 +70,8 @@ def test_every_direction(source, tmp_path, first, second):
     assert np.flatnonzero(np.asarray(expected.terminal)).tolist() == [3, 10]
     assert np.flatnonzero(np.asarray(expected.timeout)).tolist() == [9, 13, 18]
     one, two = into(first, tmp_path, "one"), into(second, tmp_path, "two")
-    convert(source, one, spec_of=gymnasium.spec)
-    convert(one, two, spec_of=gymnasium.spec)
+    convert(source, one, spec_of=lambda environment: gymnasium.spec(environment.id))
+    convert(one, two, spec_of=lambda environment: gymnasium.spec(environment.id))
     assert_same(load_dataset(one), expected)
     assert_same(load_dataset(two), expected)
 
@@ -147,7 +147,8 @@ def test_the_task_gives_environment_and_scores(tmp_path):
 def test_minari_accepts_it(source, minari_root):
     import minari
 
-    assert convert(source, "toy/sub/new-v3", spec_of=gymnasium.spec) == minari_root / "toy/sub/new-v3"
+    path = convert(source, "toy/sub/new-v3", spec_of=lambda environment: gymnasium.spec(environment.id))
+    assert path == minari_root / "toy/sub/new-v3"
     dataset = minari.load_dataset("toy/sub/new-v3")
     assert (dataset.total_episodes, dataset.total_steps, dataset.id) == (5, 19, "toy/sub/new-v3")
     assert [len(episode) for episode in dataset.iterate_episodes()] == [4, 6, 1, 3, 5]

@@ -18,7 +18,8 @@ from diffcps.types import UserError
 COLLECTED = ("gym", "antmaze", "maze2d")
 """Families for which `diffcps data collect` makes data of the kind."""
 FLAT_ON_MINARI = ("gym", "adroit")
-"""Families whose Minari datasets have flat observations, so that they can be read."""
+"""Families whose Minari datasets have the benchmark's own flat observations. Those of the others are dictionaries, and
+what is flattened from them is not what the task's environment here gives."""
 
 
 @dataclass(frozen=True)
