@@ -11,10 +11,11 @@ from diffcps.evaluation.scores import Score, Scores
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
 from diffcps.run.settings import Settings
-from diffcps.types import DatasetInfo, EnvironmentSpec, Spec, UserError
+from diffcps.types import DatasetInfo, EnvironmentSpec, Reading, Spec, UserError
 
 HOPPER = EnvironmentSpec("Hopper-v5")
 DATASET = DatasetInfo("a.hdf5", "abc", HOPPER, -20.25, 3234.5, (-1.0,), (1.0,), observation_mean=(0.5,))
+DATASET = dataclasses.replace(DATASET, reading=Reading(normalise_observation=True))
 
 
 def record_of(**changes) -> RunRecord:

@@ -5,33 +5,37 @@ import math
 import pytest
 
 from diffcps.algorithms import diffcps
-from diffcps.run.resolve import DataRequest, Given, given_by, resolve
+from diffcps.run.resolve import Given, Request, given_by, resolve
 from diffcps.run.settings import Settings
 from diffcps.types import UserError
 from tests.run.test_folder import record_of
 
 
+def data_of(request: Request) -> tuple[str, str, bool]:
+    return request.source, request.reading.reward, request.reading.normalise_observation
+
+
 def test_nothing_given_is_the_builtin_data_and_all_defaults():
     request = resolve("diffcps", Given())
     assert (request.config, request.settings, request.sweep) == (diffcps.Config(), Settings(), {})
-    assert (request.source, request.reward, request.normalise_observation) == ("builtin", "none", False)
+    assert data_of(request) == ("builtin", "none", False)
     assert (request.task, request.preset) == (None, None)
 
 
 def test_a_task_brings_data_and_preset():
     request = resolve("diffcps", Given(), task="antmaze-umaze-v0")
     assert (request.source, request.task, request.preset) == ("antmaze-umaze-v0", "antmaze-umaze-v0", "antmaze-umaze")
-    assert (request.reward, request.config) == (
+    assert (request.reading.reward, request.config) == (
         "cql_antmaze",
         diffcps.Config(kappa=0.2, multiplier_min=0.3, max_grad_norm=2.0, multiplier_init=3.0),
     )
 
 
 def test_what_is_given_wins_over_task_and_preset():
-    data = DataRequest("own.npz", "iql_antmaze", True)
-    given = Given({"kappa": 0.07}, {}, {"updates": 5}, data)
+    reading = {"reward": "iql_antmaze", "normalise_observation": True}
+    given = Given({"kappa": 0.07}, {}, {"updates": 5}, "own.npz", reading)
     request = resolve("diffcps", given, task="antmaze-umaze-v0", preset="antmaze-large-play")
-    assert (request.source, request.reward, request.normalise_observation) == ("own.npz", "iql_antmaze", True)
+    assert data_of(request) == ("own.npz", "iql_antmaze", True)
     assert (request.task, request.preset) == ("antmaze-umaze-v0", "antmaze-large-play")
     assert request.config == diffcps.Config(
         kappa=0.07,
@@ -47,7 +51,7 @@ def test_what_is_given_wins_over_task_and_preset():
 def test_a_task_without_a_preset_and_the_word_none():
     assert resolve("bc", Given(), task="hopper-medium-v2").preset is None
     request = resolve("diffcps", Given(), task="antmaze-umaze-v0", preset="none")
-    assert (request.preset, request.config, request.reward) == (None, diffcps.Config(), "none")
+    assert (request.preset, request.config, request.reading.reward) == (None, diffcps.Config(), "none")
 
 
 def test_a_sweep_takes_the_place_of_a_presets_value():
@@ -60,7 +64,7 @@ def test_a_stored_run_goes_on_as_it_was():
     stored = record_of()
     request = resolve("diffcps", Given(), stored=stored)
     assert (request.config, request.sweep, request.settings) == (stored.config, stored.sweep, stored.settings)
-    assert (request.source, request.reward, request.normalise_observation) == ("a.hdf5", "none", True)
+    assert data_of(request) == ("a.hdf5", "none", True)
 
 
 def test_a_value_given_while_resuming_takes_the_place_of_a_sweep():

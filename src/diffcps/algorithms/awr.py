@@ -28,7 +28,7 @@ from diffcps.policies import gaussian
 from diffcps.policies.gaussian import negative_log_likelihood
 from diffcps.rl.replay import Labelled, sample_labelled, transitions
 from diffcps.rl.returns import lambda_returns
-from diffcps.types import Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, UserError
+from diffcps.types import EPISODES, Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, UserError
 
 CITATION = """@misc{peng2019awr,
   title = {Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},

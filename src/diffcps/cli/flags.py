@@ -28,7 +28,7 @@ def add_flags(parser: argparse._ArgumentGroup, kind: type[Configuration]) -> Non
 def _add_flag(parser: argparse._ArgumentGroup, flag: str, dest: str, annotation: object, text: str) -> None:
     missing = argparse.SUPPRESS
     kinds: list[object] = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-    if isinstance(annotation, types.UnionType) and annotation != Real and len(kinds) == 1:
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union) and annotation != Real and len(kinds) == 1:
         annotation = kinds[0]  # X | None: the flag gives an X
     if annotation is bool:
         parser.add_argument(flag, dest=dest, default=missing, help=text, action=argparse.BooleanOptionalAction)

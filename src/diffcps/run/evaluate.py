@@ -64,7 +64,9 @@ def evaluate_members(
     return evaluations
 
 
-def _play(program: Program, record: RunRecord, environment: str, training: Training, display: Display) -> Episodes:
+def _play(
+    program: Program, record: RunRecord, environment: EnvironmentSpec, training: Training, display: Display
+) -> Episodes:
     return roll_out(
         MemberPolicies(program, training.state, Scaling.of(record.dataset), training.update),
         environment,

@@ -120,7 +120,7 @@ class RunRecord:
             environment=environment,
             reference=None if reference is None else _pair(reference),
             dataset=replace(
-                fields.from_json(DatasetInfo, dataset | {"environment": None}),
+                fields.from_json(DatasetInfo, _with_reading(dataset) | {"environment": None}),
                 environment=_environment(dataset.get("environment")),
             ),
             transitions=_whole(content["transitions"]),
@@ -148,6 +148,17 @@ def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, 
     ]
     for old, new in pairs:
         yield from ((name, old.get(name), value) for name, value in new.items() if old.get(name) != value)
+
+
+def _with_reading(dataset: JsonRow) -> JsonRow:
+    """A dataset as runs of earlier versions describe it, in today's form."""
+    if "reward_transform" not in dataset:
+        return dataset
+    reading: JsonRow = {
+        "reward": dataset["reward_transform"],
+        "normalise_observation": dataset["observation_mean"] is not None,
+    }
+    return {name: value for name, value in dataset.items() if name != "reward_transform"} | {"reading": reading}
 
 
 def _data_json(info: DatasetInfo) -> JsonRow:
