@@ -1,7 +1,7 @@
 """An environment that fails costs a score and nothing else; a kill in it costs nothing."""
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from tests.problems import random_dataset
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ENVIRONMENT = "Shaky-v0"
 CONFIG = bc.Config(width=8, batch_size=8)
+NO_FAILURE: Mapping[int, BaseException] = {}
 SETTINGS = diffcps.Settings(env=ENVIRONMENT, updates=8, eval_every=2, log_every=2, episodes=1, seeds=(0, 1))
 
 
@@ -30,7 +31,7 @@ class Shaky(gymnasium.Env):
 
     observation_space = Box(-1, 1, (3,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
-    fails: ClassVar[dict[int, BaseException]] = {}
+    fails: ClassVar[Mapping[int, BaseException]] = {}
     update = 0
     patience = 0
     """Steps that work even so."""
@@ -46,7 +47,7 @@ class Shaky(gymnasium.Env):
         return np.zeros(3, np.float32), float(action.sum()), False, False, {}
 
 
-gymnasium.register(ENVIRONMENT, Shaky, max_episode_steps=2)
+gymnasium.register(ENVIRONMENT, lambda **_: Shaky(), max_episode_steps=2)
 
 
 class Notes(Silent):
@@ -62,8 +63,8 @@ class Notes(Silent):
         self.lines.append(text)
 
 
-def run(out: Path, resume: bool = False, **fails: BaseException) -> tuple[Summary, list[str]]:
-    Shaky.fails, Shaky.update, notes = {int(name[2:]): error for name, error in fails.items()}, 0, Notes()
+def run(out: Path, resume: bool = False, fails: Mapping[int, BaseException] = NO_FAILURE) -> tuple[Summary, list[str]]:
+    Shaky.fails, Shaky.update, notes = fails, 0, Notes()
     return train(CONFIG, random_dataset(), SETTINGS, out=out, resume=resume, display=notes), notes.lines
 
 
@@ -83,7 +84,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_failed_evaluation_costs_its_score(whole, tmp_path):
-    summary, notes = run(tmp_path / "run", at4=ConnectionError("the simulator\nis restarting"))
+    summary, notes = run(tmp_path / "run", fails={4: ConnectionError("the simulator\nis restarting")})
     (note,) = notes
     assert "after update 4" in note and f"{ENVIRONMENT} could not be played" in note
     assert "ConnectionError: the simulator is restarting" in note
@@ -127,24 +128,24 @@ def test_the_command_says_so_at_the_end(tmp_path, capsys, monkeypatch):
     assert main([*command, "--resume"]) == 0  # the evaluation of the checkpoint is made again
 
 
-@pytest.mark.parametrize("at", ["at2", "at6", "at8"])
+@pytest.mark.parametrize("at", [2, 6, 8])
 def test_a_kill_in_an_environment_costs_nothing(whole, tmp_path, at):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        run(out, **{at: KeyboardInterrupt()})
-    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["update"] == int(at[2:])
+        run(out, fails={at: KeyboardInterrupt()})
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["update"] == at
     run(out, resume=True)
     assert results(out) == whole
 
 
-@pytest.mark.parametrize("at", ["at4", "at8"])
+@pytest.mark.parametrize("at", [4, 8])
 def test_a_kill_between_an_evaluation_and_its_checkpoints_costs_nothing(whole, tmp_path, at, monkeypatch):
     out = tmp_path / "run"
     append = RunFolder.append_evaluations
 
     def killed(folder, rows):
         append(folder, rows)
-        if rows[0].update == int(at[2:]):
+        if rows[0].update == at:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -165,6 +166,6 @@ def test_half_an_evaluation_in_the_log_is_made_whole(whole, tmp_path):
 
 def test_the_failed_evaluation_of_the_last_update_is_made_when_the_run_goes_on(whole, tmp_path):
     out = tmp_path / "run"
-    assert run(out, at8=OSError(os.strerror(5)))[0].failed_evaluations == 1
+    assert run(out, fails={8: OSError("gone")})[0].failed_evaluations == 1
     assert run(out, resume=True)[0].failed_evaluations == 0
     assert results(out) == whole

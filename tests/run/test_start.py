@@ -15,7 +15,7 @@ from diffcps.cli.main import main
 from diffcps.data.transforms import normalise_observation
 from diffcps.run.folder import RunFolder
 from diffcps.run.progress import Silent
-from diffcps.types import Dataset
+from diffcps.types import Configuration, Dataset
 from tests.problems import random_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -86,7 +86,9 @@ def test_observations_are_scaled_as_the_weights_know_them(origin, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_and_named(origin, tmp_path):
-    def refused(says: str, config=CONFIG, dataset: Dataset | None = None, settings=SETTINGS, init_from=origin):
+    def refused(
+        says: str, config: Configuration = CONFIG, dataset: Dataset | None = None, settings=SETTINGS, init_from=origin
+    ):
         with pytest.raises(diffcps.UserError, match=says):
             diffcps.train(config, dataset or newer(), settings, out=tmp_path / "run", init_from=init_from)
         assert not (tmp_path / "run").exists()

@@ -81,7 +81,7 @@ def test_the_names_in_the_json_stay(report: Report) -> None:
     known += ["environment", "seed", "drawn", "judged", "not_judged", "state", "left_out", "own_steps_again", "goal"]
     measured = ["observation", "step", "reward", "agree_when_repaired", "terminal"]
     content = json.loads(json.dumps(report.to_json()))
-    assert list(content) == [*known, *measured, "fits", "faults", "versions", "verdict"]
+    assert list(content) == ["software", *known, *measured, "fits", "faults", "versions", "verdict"]
     assert {name: list(content[name]) for name in ("step", "reward", "terminal")} == {
         "step": ["agree", "median", "p99", "close_in_contact", "close_without_contact", "worst_rows"],
         "reward": ["agree", "median", "p99"],

@@ -23,9 +23,17 @@ class Rule(NamedTuple):
     last_of_equals: bool
 
 
-BY_SCORE = Rule(lambda row: row.score, last_of_equals=False)
+def _score(row: Evaluation) -> float | None:
+    return row.score
+
+
+def _low_loss(row: Evaluation) -> float | None:
+    return None if row.selection_loss is None else -row.selection_loss
+
+
+BY_SCORE = Rule(_score, last_of_equals=False)
 """The highest mean return, as the score `best` has it."""
-BY_LOSS = Rule(lambda row: None if row.selection_loss is None else -row.selection_loss, last_of_equals=True)
+BY_LOSS = Rule(_low_loss, last_of_equals=True)
 """The lowest `selection/loss`, as the score `offline_selected` has it."""
 
 

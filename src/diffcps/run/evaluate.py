@@ -31,7 +31,11 @@ DIAGNOSE_ROWS = 4096
 def rows_to_diagnose(dataset: Dataset) -> Dataset:
     """`DIAGNOSE_ROWS` rows, drawn with replacement, always the same."""
     drawn = np.random.default_rng(0).integers(dataset.size, size=DIAGNOSE_ROWS)
-    return jax.tree.map(lambda array: np.asarray(array)[drawn], dataset)
+
+    def rows(array: np.ndarray | jax.Array) -> np.ndarray:
+        return np.asarray(array)[drawn]
+
+    return jax.tree.map(rows, dataset)
 
 
 def evaluate_members(

@@ -92,20 +92,24 @@ class Policy:
         action = np.asarray(self._act(self._state, filled, jax.random.fold_in(self._key, calls)))
         return self._scaling.action(NetAction(action[: len(rows)].reshape(*leading, self.spec.action_size)))
 
-    def __reduce__(self) -> tuple[Callable[[Origin, int], Policy], tuple[Origin, int]]:
+    def __reduce__(self) -> tuple[Callable[[Origin], Policy], tuple[Origin], int]:
         if self._origin is None:
             raise UserError(
                 "this policy was not loaded from a run folder, and only a loaded one can be pickled: train into a "
                 "folder and take diffcps.load_policy(folder)"
             )
-        return _load_again, (self._origin, self._calls)
+        return _load_again, (self._origin,), self._calls
+
+    def __setstate__(self, calls: int) -> None:
+        """A policy that was sent goes on drawing where it was."""
+        self._calls = calls
 
 
 def _not_finite(given: np.ndarray, observation: np.ndarray) -> str:
-    place = tuple(int(x) for x in np.argwhere(~np.isfinite(observation))[0])
-    what = f"row {', '.join(map(str, place[:-1]))} of the observations" if len(place) > 1 else "the observation"
+    *row, dimension = (int(x) for x in np.argwhere(~np.isfinite(observation))[0])
+    what = f"row {', '.join(map(str, row))} of the observations" if row else "the observation"
     return (
-        f"{what} has {given[place]} at dimension {place[-1]}, which is not finite in float32: no action follows from "
+        f"{what} has {given[(*row, dimension)]} at dimension {dimension}, which is not finite in float32: no action follows from "
         "it; repair it or leave it out"
     )
 
@@ -115,13 +119,11 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _load_again(origin: Origin, calls: int) -> Policy:
-    """The policy of a pickle, which goes on drawing where it was. Raises `UserError` where its run is gone."""
-    policy = load_policy(
+def _load_again(origin: Origin) -> Policy:
+    """The policy of a pickle. Raises `UserError` where its run is gone."""
+    return load_policy(
         origin.run, origin.checkpoint, member=origin.member, action_choice=origin.action_choice, seed=origin.seed
     )
-    policy._calls = calls
-    return policy
 
 
 class MemberPolicies(NamedTuple):

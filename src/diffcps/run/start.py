@@ -98,8 +98,11 @@ def initial_state(weights: InitialWeights, record: RunRecord, program: Program) 
     def shape(of_all: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((number, *of_all.shape[1:]), of_all.dtype)
 
+    def for_all(of_origin: np.ndarray) -> np.ndarray:
+        return np.repeat(of_origin, count // number, axis=0)
+
     state, _ = checkpoint.load(folder.last, jax.tree.map(shape, jax.eval_shape(program.init)))
-    return program.place(jax.tree.map(lambda of_all: np.repeat(of_all, count // number, axis=0), state))
+    return program.place(jax.tree.map(for_all, state))
 
 
 def _check_same(run: str, before: RunRecord, now: RunRecord) -> None:
@@ -124,14 +127,13 @@ def _check_same(run: str, before: RunRecord, now: RunRecord) -> None:
                 )
 
 
-def _shapes(method: str, config: Configuration, spec: Spec) -> list[tuple[str, tuple[int, ...]]] | None:
-    """Names and shapes of the state's arrays; None where the method refuses the fields together."""
+def _shapes(method: str, config: Configuration, spec: Spec) -> str | None:
+    """The state's structure and the shapes of its arrays; None where the method refuses the fields together."""
     try:
         state = jax.eval_shape(ALGORITHMS[method].make(config, spec).init, jax.random.key(0))
     except UserError:
         return None
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves]
+    return str(state)
 
 
 def _value(value: object) -> str:
