@@ -55,8 +55,8 @@ def load_dataset(
     normalise_observation: bool = False,
     clip_actions: bool = False,
     continuous_actions: bool = False,
-    action_low: float | Sequence[float] = (),
-    action_high: float | Sequence[float] = (),
+    action_low: float | int | Sequence[float | int] = (),
+    action_high: float | int | Sequence[float | int] = (),
     environments: int | None = None,
     timeout_next: Literal["real", "none"] | None = None,
     columns: Sequence[str] = (),
@@ -98,7 +98,7 @@ def load_dataset(
     return load(name, reading, environment=named, task=task)
 
 
-def _numbers(given: float | Sequence[float]) -> tuple[float, ...]:
+def _numbers(given: float | int | Sequence[float | int]) -> tuple[float, ...]:
     return (float(given),) if isinstance(given, float | int) else tuple(map(float, given))
 
 
@@ -120,7 +120,7 @@ def load(
     if cut:
         notes.append(f"{cut} of {rows.action.size} entries of actions lay outside {boxes.data} and were cut off")
     unscaled = Scaling(np.zeros(1), np.ones(1), *boxes.data)
-    action = unscaled.scaled_action(EnvAction(rows.action))
+    rows = rows._replace(action=unscaled.scaled_action(EnvAction(rows.action)))
     info = DatasetInfo(
         source=source,
         sha256=raw.sha256,
@@ -132,7 +132,7 @@ def load(
         reading=reading,
         task=task,
     )
-    dataset = transitions(rows._replace(action=action), ends, info)
+    dataset = transitions(rows, ends, info)
     warnings = (*ends.warnings, *find_warnings(dataset, rows.absent))
     account = Account(
         rows=rows.size,
@@ -195,7 +195,7 @@ def transitions(rows: Rows, ends: Ends, info: DatasetInfo) -> Dataset:
     following[unknown] = observation[unknown]  # of terminal rows: nothing reads it
     return Dataset(
         observation=observation,
-        action=rows.action[ends.kept],
+        action=_moved(rows.action, ends.kept),
         reward=rows.reward[ends.kept],
         next_observation=following,
         terminal=rows.terminal[ends.kept],

@@ -11,7 +11,7 @@ from diffcps.types import EnvironmentSpec
 
 FIELDS = ("observation", "action", "reward", "terminal", "timeout", "next_observation")
 """What a source may hold for each step."""
-PIECE_ROWS = 2**14
+PIECE_ROWS = 2**12
 """Rows that are read and converted at a time."""
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gymnasium.spaces import Box
 
 Act = Callable[[EnvObservation, int], EnvAction]
-"""`act(observation, step)`: float32 "members episodes obs" to "members episodes act", in the environment's units."""
+"""`act(observation, step)`: float64 "members episodes obs" to "members episodes act", in the environment's units."""
 SUCCESS_KEYS = ("success", "is_success", "goal_achieved", "solved")
 """Where the `info` of environments says whether a step is a success (OGBench, Meta-World, Gymnasium-Robotics' mazes and
 hands, ManiSkill; its Fetch robots, LeRobot; D4RL's Adroit; MyoSuite). The first one that is there counts."""
@@ -68,7 +68,7 @@ def roll_out(
         first = environments[0, 0]
         check_time_limit(first, environment)
         spaces = boxes(first)
-        observation = np.zeros((*shape, *spaces.observation.shape), np.float32)
+        observation = np.zeros((*shape, *spaces.observation.shape))
         for member, episode in np.ndindex(shape):
             observation[member, episode], _ = environments[member, episode].reset(seed=seed + episode)
 

@@ -58,7 +58,7 @@ def record_video(
             with closing(_writer(partial, frames_per_second / stride)) as writer:
                 writer.append_data(frame)
                 for step in range(max_steps):
-                    action = act(EnvObservation(np.asarray(observation, np.float32)[None, None]), step)
+                    action = act(EnvObservation(np.asarray(observation, np.float64)[None, None]), step)
                     action = box_action(action, boxes(made).action, alive, environment, step)
                     observation, reward, terminated, truncated, _ = made.step(action[0, 0])
                     total += float(reward)

@@ -73,22 +73,22 @@ class Policy:
         Observations are filled up to the next power of two, so that few sizes are compiled; the draws of a row may
         depend on that size. Raises `UserError` for another size of observations, and where one is not finite.
         """
-        given = np.asarray(observation)
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
-            observation = given.astype(np.float32)
+        observation = np.asarray(observation, np.float64)
         if observation.shape[-1:] != (self.spec.observation_size,):
             raise UserError(
                 f"observation has shape {observation.shape}: this policy takes {self.spec.observation_size} numbers "
                 "along the last axis"
             )
-        if not np.isfinite(observation).all():
-            raise UserError(_not_finite(given, observation))
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused
+            seen = self._scaling.observation(EnvObservation(observation))
+        if not (np.isfinite(observation) & np.isfinite(seen)).all():
+            raise UserError(_not_finite(observation, seen))
         with self._counting:
             self._calls += 1
             calls = self._calls
-        leading, rows = observation.shape[:-1], observation.reshape(-1, self.spec.observation_size)
+        leading, rows = seen.shape[:-1], seen.reshape(-1, self.spec.observation_size)
         filled = np.zeros((_power_of_two(len(rows)), self.spec.observation_size), np.float32)
-        filled[: len(rows)] = self._scaling.observation(EnvObservation(rows))
+        filled[: len(rows)] = rows
         action = np.asarray(self._act(self._state, filled, jax.random.fold_in(self._key, calls)))
         return self._scaling.action(NetAction(action[: len(rows)].reshape(*leading, self.spec.action_size)))
 
@@ -105,12 +105,12 @@ class Policy:
         self._calls = calls
 
 
-def _not_finite(given: np.ndarray, observation: np.ndarray) -> str:
-    *row, dimension = (int(x) for x in np.argwhere(~np.isfinite(observation))[0])
+def _not_finite(observation: np.ndarray, seen: np.ndarray) -> str:
+    *row, dimension = (int(x) for x in np.argwhere(~(np.isfinite(observation) & np.isfinite(seen)))[0])
     what = f"row {', '.join(map(str, row))} of the observations" if row else "the observation"
     return (
-        f"{what} has {given[(*row, dimension)]} at dimension {dimension}, which is not finite in float32: no action follows from "
-        "it; repair it or leave it out"
+        f"{what} has {observation[(*row, dimension)]} at dimension {dimension}, which is not finite in float32: no "
+        "action follows from it; repair it or leave it out"
     )
 
 

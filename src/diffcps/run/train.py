@@ -18,7 +18,7 @@ import numpy as np
 
 from diffcps.data.split import hold_out
 from diffcps.data.summary import episode_returns
-from diffcps.envs.make import check_fits
+from diffcps.envs.make import check_fits, environment_sizes
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.presets import presets_of
@@ -111,6 +111,7 @@ def run(
     a_device_per_core()  # before anything is computed
     if request.start is not None:
         dataset = fitted(dataset, request.start)
+    dataset = _with_limits_noticed(dataset, environment_of(request.settings, dataset.info))
     whole, held_out = dataset, None
     if request.settings.validation > 0:
         dataset, held_out = hold_out(whole, request.settings.validation)
@@ -229,6 +230,25 @@ def _log(
     ]
     folder.append_measurements(rows)
     display.logged(training.update, rows)
+
+
+def _with_limits_noticed(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """With a warning in its account, where terminal episodes are as long as the environment's time limit."""
+    account = dataset.info.account
+    if environment is None or not account.ordered or any("greatest length" in line for line in account.warnings):
+        return dataset
+    limit = environment_sizes(environment).max_steps
+    terminal = np.asarray(dataset.terminal)
+    end = terminal | np.asarray(dataset.timeout)
+    count = int((np.diff(np.flatnonzero(end), prepend=-1)[terminal[end]] == limit).sum())
+    if not count:
+        return dataset
+    warning = (
+        f"{count} terminal episodes have {limit} steps, the time limit of {environment}: terminal may mark the limit, "
+        "too, which teaches that the future is worth nothing there; mark these rows as timeout, and not as terminal"
+    )
+    account = dataclasses.replace(account, warnings=(*account.warnings, warning))
+    return dataclasses.replace(dataset, info=dataclasses.replace(dataset.info, account=account))
 
 
 def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:

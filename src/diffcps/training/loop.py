@@ -138,7 +138,7 @@ def advance(
         seconds = time.perf_counter() - started
         gone = [member for member in program.members if training.alive[member.index] and not alive[member.index]]
         for member in gone:
-            training.stopped[member.index] = _diagnosis(member, measured, first, last)
+            training.stopped[member.index] = _diagnosis(member, measured, first, last, program.largest_reward)
         training.update, training.alive = last, np.asarray(alive)
         diverged = [training.stopped[member.index] for member in gone]
         yield Boundary(measured, (last - first) / seconds, diverged)
@@ -149,11 +149,12 @@ def _whole(state: Tree, labels: Tree) -> dict[str, Tree]:
     return {**state._asdict(), "labels": labels}
 
 
-def _diagnosis(member: Member, metrics: dict[str, np.ndarray], first: int, last: int) -> str:
+def _diagnosis(member: Member, metrics: dict[str, np.ndarray], first: int, last: int, largest_reward: float) -> str:
     worst = max(metrics, key=lambda name: np.nan_to_num(abs(metrics[name][member.index]), nan=-1.0, posinf=np.inf))
     return (
         f"member {member.index} ({member.label}) diverged between updates {first} and {last} "
         f"({worst} = {metrics[worst][member.index]:.3g}); its state at update {first} is kept"
+        + (f"; rewards reach {largest_reward:g} a step: try --reward standardise" if largest_reward > 100 else "")
     )
 
 

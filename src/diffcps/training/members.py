@@ -20,7 +20,8 @@ from jaxlib._jax import Device
 from diffcps.types import Algorithm, Dataset, NetAction, NetObservation, Tree, UserError
 
 DIVERGENCE_LIMIT = 1e8
-"""A member whose logged numbers exceed this in size has diverged (squared TD errors of sane runs stay below 1e5)."""
+"""A member whose logged numbers exceed this in size has diverged, in units of the largest reward squared where that is
+above 1 (squared TD errors of sane runs stay below 1e5 of them)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Program:
         self._stages, self.needs = algorithm.stages, algorithm.needs
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._dataset = jax.device_put(dataset, self._everywhere)
+        self.largest_reward = 0.0 if dataset is None else float(np.abs(np.asarray(dataset.reward)).max())
         self._swept = self.place(
             {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}
         )
@@ -152,8 +154,9 @@ class Program:
         """
         alive = jax.device_put(alive, self._by_member)
         number, key = self._number(stage), self._key_update
-        mesh = self._by_member.mesh
-        return _advance(self._make, number, mesh, state, alive, labels, self._swept, self._dataset, key, first, last)
+        mesh, limit = self._by_member.mesh, DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2
+        data = self._dataset
+        return _advance(self._make, number, mesh, state, alive, labels, self._swept, data, key, first, last, limit)
 
     def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
         """Actions for "members episodes obs", at one step of the evaluation after `update` updates."""
@@ -186,7 +189,7 @@ def _begin(make, number, state, labels, swept, dataset, key, stage):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, first, last):
+def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, first, last, limit):
     def advance_member(state, labels, swept, key, dataset):
         stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
 
@@ -211,7 +214,7 @@ def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, firs
     for leaf in jax.tree.leaves(new):
         sane &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
     for value in total.values():
-        sane &= ~(jnp.abs(value) > DIVERGENCE_LIMIT * (last - first))
+        sane &= ~(jnp.abs(value) > limit * (last - first))
     return _where(sane, new, state), sane, metrics
 
 

@@ -17,6 +17,9 @@ from diffcps.types import UserError
 if TYPE_CHECKING:
     import h5py
 
+CHUNK_CACHE = 2**24
+"""Bytes of a file that HDF5 keeps unpacked: pieces may be smaller than the chunks in which it was packed."""
+
 
 class Parts(NamedTuple):
     """Which of the named parts of an observation are read, in which order."""
@@ -55,7 +58,7 @@ def open_hdf5(path: Path, source: str) -> Iterator[h5py.File]:
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         raise UserError(
