@@ -61,7 +61,8 @@ def find_ends(rows: Rows, reading: Reading, source: str) -> Ends:
     """The transitions among checked rows.
 
     A terminal row is a transition, whatever else is flagged and wherever it stands: nothing reads its next observation.
-    Raises `UserError` where the ends cannot be known, where the order of the rows is not that of time and next
+    Next observations of terminal rows that belong to another episode become NaN. Raises `UserError` where the ends
+    cannot be known, where the order of the rows is not that of time and next
     observations rest on it, and where no row is left.
     """
     steps = Steps(mean_and_deviation(rows.observation)[1])
@@ -94,6 +95,11 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
         reset = _reset_rows(rows, following, steps, chained, marked) if ordered else np.zeros_like(marked)
         bad = _not_theirs(rows, following, steps, chained, timeout, reset, reading, source)
         bad &= ~reset
+        if ordered and (foreign := _foreign_at_ends(rows, following, steps, chained, reset, inside)).any():
+            following[foreign] = np.nan
+            notes.append(
+                f"{foreign.sum()} terminal rows hold the start of the next episode as next observation: taken as unknown"
+            )
     unknown = ~np.isfinite(following[:, 0]) & ~rows.terminal & ~reset
     if (unknown & ~timeout).any():
         row = int((unknown & ~timeout).argmax())
@@ -258,6 +264,20 @@ def _not_theirs(
             "dropped), or --timeout-next real if it went on"
         )
     return found
+
+
+def _foreign_at_ends(
+    rows: Rows, following: np.ndarray, steps: Steps, chained: np.ndarray, reset: np.ndarray, inside: np.ndarray
+) -> np.ndarray:
+    """Terminal rows whose next observation is the next episode's first. No method reads it; a simulator's check does."""
+    glued = rows.terminal & chained
+    glued[-1] = False
+    glued[:-1] &= ~reset[1:]
+    inside = inside & chained & ~reset
+    if not glued.any() or not inside.any():
+        return np.zeros_like(glued)
+    unusual = _unusual(steps.length(rows.observation, following), glued, inside).mean() >= 0.5
+    return glued if unusual else np.zeros_like(glued)
 
 
 def _refuse_disorder(rows: Rows, marked: np.ndarray | None, steps: Steps, reading: Reading, source: str) -> None:

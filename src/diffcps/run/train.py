@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from diffcps.data.actions import Box
 from diffcps.data.split import hold_out
 from diffcps.data.summary import episode_returns
 from diffcps.envs.make import check_fits, environment_sizes
@@ -121,6 +122,7 @@ def run(
     rows = rows_to_diagnose(dataset if held_out is None else held_out)
     if record.environment is not None:
         check_fits(record.spec, record.dataset, record.environment)
+        check_box(record.dataset, record.environment)
     preflight(record)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
@@ -249,6 +251,21 @@ def _with_limits_noticed(dataset: Dataset, environment: EnvironmentSpec | None) 
     )
     account = dataclasses.replace(account, warnings=(*account.warnings, warning))
     return dataclasses.replace(dataset, info=dataclasses.replace(dataset.info, account=account))
+
+
+def check_box(info: DatasetInfo, environment: EnvironmentSpec) -> None:
+    """Raises `UserError` where a policy's actions would lie in another box than the environment's."""
+    sizes = environment_sizes(environment)
+    ours, theirs = _box(info.action_low, info.action_high), _box(sizes.action_low, sizes.action_high)
+    if np.isfinite(theirs).all() and not ours.same(theirs):
+        raise UserError(
+            f"{info.source}: its actions were loaded from the box {ours}, and environment {environment} takes "
+            f"{theirs}: load it with action_low and action_high, or give its name to `train`, which compares them"
+        )
+
+
+def _box(low: tuple[float, ...], high: tuple[float, ...]) -> Box:
+    return Box(np.asarray(low, np.float32), np.asarray(high, np.float32))
 
 
 def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:

@@ -64,6 +64,9 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
         )
     raw, rows, ends, _ = read(source, Reading(continuous_actions=True))
     _check_sizes(rows, spec, source, environment_id, None if raw.environment is None else str(raw.environment))
+    unknown = np.zeros(rows.size, bool)
+    if rows.next_observation is not None:
+        unknown = np.isnan(rows.next_observation[:, 0])
     data = transitions(rows, ends, DatasetInfo(source=source, sha256=raw.sha256))
     observation, action, reward, following, terminal, timeout = (
         np.asarray(x)
@@ -72,7 +75,8 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
     scale = step_scale(observation, following)
     if raw.next_observation is None:
         # Rows before a dropped one end by the file's own rule; a terminal row has no next observation at all.
-        following = np.where(terminal[:, None], np.nan, following)
+        unknown = rows.terminal
+    following = np.where(unknown[ends.kept, None], np.nan, following)
     infos = {name: value[ends.kept] for name, value in _read_infos(source, rows.size).items()}
     record = Record(observation, action, reward, following, terminal, terminal | timeout, infos, scale)
     facts = FileFacts(
