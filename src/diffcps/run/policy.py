@@ -109,8 +109,8 @@ def _not_finite(given: np.ndarray, observation: np.ndarray) -> str:
     *row, dimension = (int(x) for x in np.argwhere(~np.isfinite(observation))[0])
     what = f"row {', '.join(map(str, row))} of the observations" if row else "the observation"
     return (
-        f"{what} has {given[(*row, dimension)]} at dimension {dimension}, which is not finite in float32: no action follows from "
-        "it; repair it or leave it out"
+        f"{what} has {given[(*row, dimension)]} at dimension {dimension}, which is not finite in float32: no action "
+        "follows from it; repair it or leave it out"
     )
 
 
