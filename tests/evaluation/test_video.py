@@ -43,6 +43,17 @@ def test_video_stops_at_max_steps(tmp_path: Path, countdown: list[Countdown]) ->
     assert len(countdown[0].actions) == 2 and countdown[0].num_closed == 1
 
 
+def test_a_video_replaces_one_of_ours_only(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "episode.mp4"
+    for _ in range(2):
+        record_video(last_action_counts, ENDLESS, path, max_steps=2)
+    path.write_bytes(b"a film of mine")
+    with pytest.raises(UserError, match=r"episode\.mp4: is there already and was not written by diffcps; name another"):
+        record_video(last_action_counts, ENDLESS, path, max_steps=2)
+    assert path.read_bytes() == b"a film of mine"
+
+
 def test_half_a_video_is_not_left_behind(tmp_path: Path, countdown: list[Countdown]) -> None:
     pytest.importorskip("imageio_ffmpeg")
 

@@ -95,7 +95,7 @@ def test_the_names_in_the_json_stay(report: Report) -> None:
     assert (content["fits"], content["faults"], content["step"]["p99"]) == (False, ["it costs $5"], 0.25)
 
     unknown = replace(report, findings=None).to_json()
-    assert list(unknown) == [*known, "fits", "faults", "verdict"] and unknown["fits"] is None
+    assert list(unknown) == ["software", *known, "fits", "faults", "verdict"] and unknown["fits"] is None
 
 
 def test_the_picture(report: Report, tmp_path) -> None:

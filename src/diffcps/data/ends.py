@@ -98,7 +98,7 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
         if ordered and (foreign := _foreign_at_ends(rows, following, steps, chained, reset, inside)).any():
             following[foreign] = np.nan
             notes.append(
-                f"{foreign.sum()} terminal rows hold the start of the next episode as next observation: taken as unknown"
+                f"{foreign.sum()} terminal rows hold the next episode's start as next observation: taken as unknown"
             )
     unknown = ~np.isfinite(following[:, 0]) & ~rows.terminal & ~reset
     if (unknown & ~timeout).any():
@@ -269,7 +269,7 @@ def _not_theirs(
 def _foreign_at_ends(
     rows: Rows, following: np.ndarray, steps: Steps, chained: np.ndarray, reset: np.ndarray, inside: np.ndarray
 ) -> np.ndarray:
-    """Terminal rows whose next observation is the next episode's first. No method reads it; a simulator's check does."""
+    """Terminal rows whose next observation is the next episode's first. Methods do not read it, `data check` does."""
     glued = rows.terminal & chained
     glued[-1] = False
     glued[:-1] &= ~reset[1:]
