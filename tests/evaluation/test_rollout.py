@@ -85,7 +85,7 @@ def test_what_the_policy_and_the_progress_bar_see() -> None:
 
     roll_out(act, COUNTDOWN, 1, 3, on_step=lambda step, num_alive: progress.append((step, num_alive)))
     assert [step for step, _ in seen] == [0, 1, 2]
-    assert all(observation.dtype == np.float32 for _, observation in seen)
+    assert all(observation.dtype == np.float64 for _, observation in seen)
     np.testing.assert_array_equal(
         [observation for _, observation in seen],
         [
@@ -163,7 +163,7 @@ def test_hopper_as_in_a_plain_loop() -> None:
         observation, _ = environment.reset(seed=5 + episode)
         total, step, ended = 0.0, 0, False
         while not ended:
-            np.testing.assert_array_equal(seen[step][member, episode], observation.astype(np.float32))
+            np.testing.assert_array_equal(seen[step][member, episode], observation)
             observation, reward, terminated, truncated, _ = environment.step(actions[step, member, episode])
             total, step, ended = total + float(reward), step + 1, terminated or truncated
         assert episodes.returns[member, episode] == total

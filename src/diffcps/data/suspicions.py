@@ -20,7 +20,7 @@ def find_warnings(dataset: Dataset, absent: tuple[str, ...] = ()) -> list[str]:
     end = terminal | timeout
     found = []
     if absent:
-        found.append(f"no {' and no '.join(absent)}s: only methods that clone behaviour can be trained on them")
+        found.append(f"no {'s and no '.join(absent)}s: only methods that clone behaviour can be trained on them")
     if "reward" not in absent and (reward == reward[0]).all():
         kind = "zero" if reward[0] == 0 else f"the same ({reward[0]:g})"
         found.append(f"every reward is {kind}: there is nothing to maximise; clone the behaviour, or store the rewards")
