@@ -143,4 +143,4 @@ def test_a_reading_is_kept_by_a_continuation(tmp_path, capsys):
     reading = json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["reading"]
     assert (reading["action_low"], reading["reward_scale"]) == ([-3.0], 0.5)
     assert main(["train", "bc", "--out", str(tmp_path / "run"), "--resume", "--reward-scale", "1"]) == 2
-    assert "cannot resume with another reading" in capsys.readouterr().err
+    assert "cannot resume with another reward_scale: the run has 0.5, you gave 1.0" in capsys.readouterr().err

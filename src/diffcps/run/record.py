@@ -13,7 +13,7 @@ from diffcps.run.environment import Reference
 from diffcps.run.settings import NO_ENVIRONMENT, Settings
 from diffcps.storage import Json, JsonRow
 from diffcps.training.members import Member, expand
-from diffcps.types import Configuration, DatasetInfo, EnvironmentSpec, Spec, UserError
+from diffcps.types import Account, Configuration, DatasetInfo, EnvironmentSpec, Reading, Spec, UserError
 
 FORMAT = 1
 """Version of the run folder's layout."""
@@ -162,7 +162,9 @@ def _with_reading(dataset: JsonRow) -> JsonRow:
 
 
 def _data_json(info: DatasetInfo) -> JsonRow:
-    return fields.to_json(replace(info, source="", environment=None)) | {"environment": _text(info.environment)}
+    """What must stay of a dataset, and of how it is read."""
+    facts = fields.to_json(replace(info, source="", environment=None, account=Account(), reading=Reading()))
+    return facts | fields.to_json(info.reading) | {"environment": _text(info.environment)}
 
 
 def _identity(record: RunRecord) -> JsonRow:

@@ -126,8 +126,8 @@ def run(
     preflight(record)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
-    program.starts(record.settings.updates)  # raises where a stage would have no update
     check_needs(program.needs, record.algorithm, dataset.info)
+    program.starts(record.settings.updates)  # raises where a stage would have no update
     check_disk(program, folder)
     goes_on = resume and folder.last.exists()
     initial = None
