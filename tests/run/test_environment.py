@@ -86,7 +86,8 @@ def returns(out: str = "run") -> list[float]:
 
 
 def again(out: str = "run") -> list[float]:
-    [member] = json.loads(Path(out, "evaluation-best.json").read_text())["members"]
+    newest = max(Path(out, "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    [member] = json.loads(newest.read_text())["members"]
     return member["returns"]
 
 

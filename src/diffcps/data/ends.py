@@ -28,6 +28,8 @@ class Ends(NamedTuple):
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     ordered: bool
+    foreign: np.ndarray
+    """(n,) bool: terminal rows of the source whose next observation is the next episode's first."""
 
 
 def side_by_side(rows: Rows, environments: int, source: str) -> Rows:
@@ -61,8 +63,7 @@ def find_ends(rows: Rows, reading: Reading, source: str) -> Ends:
     """The transitions among checked rows.
 
     A terminal row is a transition, whatever else is flagged and wherever it stands: nothing reads its next observation.
-    Next observations of terminal rows that belong to another episode become NaN. Raises `UserError` where the ends
-    cannot be known, where the order of the rows is not that of time and next
+    Raises `UserError` where the ends cannot be known, where the order of the rows is not that of time and next
     observations rest on it, and where no row is left.
     """
     steps = Steps(mean_and_deviation(rows.observation)[1])
@@ -77,6 +78,7 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
     marked = _marked(rows)
     notes: list[str] = []
     warnings: list[str] = []
+    foreign = np.zeros(rows.size, bool)
     inside = ~rows.terminal if marked is None else ~(rows.terminal | marked)
     broken = inside & ~chained
     ordered = broken.sum() <= inside.sum() / 2 or rows.size < 10
@@ -95,10 +97,10 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
         reset = _reset_rows(rows, following, steps, chained, marked) if ordered else np.zeros_like(marked)
         bad = _not_theirs(rows, following, steps, chained, timeout, reset, reading, source)
         bad &= ~reset
-        if ordered and (foreign := _foreign_at_ends(rows, following, steps, chained, reset, inside)).any():
-            following[foreign] = np.nan
+        foreign = _foreign_at_ends(rows, following, steps, chained, reset, inside) if ordered else foreign
+        if foreign.any():
             notes.append(
-                f"{foreign.sum()} terminal rows hold the next episode's start as next observation: taken as unknown"
+                f"{foreign.sum()} terminal rows hold the next episode's start as next observation: nothing reads it"
             )
     unknown = ~np.isfinite(following[:, 0]) & ~rows.terminal & ~reset
     if (unknown & ~timeout).any():
@@ -123,7 +125,7 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
         notes.append(f"{both} rows are flagged both terminal and as the last of their episode: taken as terminal")
     return Ends(
         index, index, timeout, tuple(line for line in dropped if line[1]), ends, tuple(notes), tuple(warnings),
-        bool(ordered),
+        bool(ordered), foreign,
     )  # fmt: skip
 
 
@@ -141,7 +143,8 @@ def _without_next(rows: Rows, steps: Steps, reading: Reading, source: str) -> En
         last = np.arange(rows.size) == rows.size - 1  # nothing that may be trained on such rows reads what comes next
         index = np.arange(rows.size)
         note = "where episodes end is not known, nor what comes next: observations and actions alone can be used"
-        return Ends(index, index, last, (), (("last row of the source", 1),), (note,), (), False)
+        nothing = np.zeros(rows.size, bool)
+        return Ends(index, index, last, (), (("last row of the source", 1),), (note,), (), False, nothing)
     _refuse_disorder(rows, marked, steps, reading, source)
     marked = np.zeros(rows.size, bool) if marked is None else marked
     reset = _reset_rows_without_next(rows, steps, rows.terminal | marked)
@@ -170,7 +173,7 @@ def _without_next(rows: Rows, steps: Steps, reading: Reading, source: str) -> En
     )
     return Ends(
         index, follower, timeout, tuple(line for line in dropped if line[1]),
-        tuple(line for line in ends if line[1]), tuple(notes), (), True,
+        tuple(line for line in ends if line[1]), tuple(notes), (), True, np.zeros_like(final),
     )  # fmt: skip
 
 

@@ -64,9 +64,9 @@ def read_record(source: str, environment_id: str) -> tuple[Record, FileFacts, li
         )
     raw, rows, ends, _ = read(source, Reading(continuous_actions=True))
     _check_sizes(rows, spec, source, environment_id, None if raw.environment is None else str(raw.environment))
-    unknown = np.zeros(rows.size, bool)
+    unknown = ends.foreign
     if rows.next_observation is not None:
-        unknown = np.isnan(rows.next_observation[:, 0])
+        unknown = unknown | np.isnan(rows.next_observation[:, 0])
     data = transitions(rows, ends, DatasetInfo(source=source, sha256=raw.sha256))
     observation, action, reward, following, terminal, timeout = (
         np.asarray(x)
