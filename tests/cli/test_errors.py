@@ -76,8 +76,8 @@ def test_data_that_cannot_be_read(train_fails, tmp_path):
 
 def test_data_that_is_wrong(train_fails, tmp_path):
     path = tmp_path / "data.hdf5"
-    line = train_fails("--dataset", write_dataset(path, rewards=None))
-    assert "rewards" in line and "observations" in line and "terminals" in line  # the accepted names
+    line = train_fails("--dataset", write_dataset(path, actions=None))
+    assert "actions" in line and "observations" in line and "terminals" in line  # the accepted names
 
     line = train_fails("--dataset", write_dataset(path, actions=np.zeros((ROWS - 1, 3), np.float32)))
     assert "actions" in line and str(ROWS - 1) in line and str(ROWS) in line

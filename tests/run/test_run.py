@@ -108,7 +108,7 @@ def test_data_show_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     picture = tmp_path / "builtin.png"
     assert main(["data", "show", "builtin", "--out", str(picture)]) == 0
     out = capsys.readouterr().out
-    assert "139,630" in out and "Hopper-v5" in out and str(picture) in out.replace("\n", "")
+    assert "139,631" in out and "Hopper-v5" in out and str(picture) in out.replace("\n", "")
     assert matplotlib.image.imread(picture).shape[0] > 300
 
 

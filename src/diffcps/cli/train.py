@@ -74,7 +74,8 @@ def _train(options: argparse.Namespace) -> None:
     from diffcps.run.table import run_table
     from diffcps.run.train import run
 
-    out: Path = options.out or default_folder(options.algorithm, options.task, options.dataset)
+    source = None if options.dataset is None else ",".join(options.dataset)
+    out: Path = options.out or default_folder(options.algorithm, options.task, source)
     stored = RunFolder(out).read_record() if options.resume and RunFolder(out).config.exists() else None
     try:
         start = start_of(options.init_from, stored)
