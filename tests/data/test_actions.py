@@ -34,7 +34,7 @@ def in_environment(source: str, low: float, high: float, **words: object) -> Dat
     """Loaded for an environment with this box."""
 
     def box_of(_: EnvironmentSpec | None) -> tuple[str, Box]:
-        return "Plant-v0", Box(np.float32([low]), np.float32([high]))
+        return "Plant-v0", Box(np.array([low], np.float32), np.array([high], np.float32))
 
     return load(source, Reading(**words), box_of=box_of)  # pyright: ignore[reportArgumentType]
 
@@ -174,9 +174,9 @@ def test_files_of_float64_are_read_in_pieces(tmp_path):
         timeouts=np.arange(rows) % 500 == 499,
     )
     del state
-    for words in ({}, {"normalise_observation": True}):
+    for normalise in (False, True):
         tracemalloc.start()
-        dataset = load_dataset(tmp_path / "data.npz", **words)
+        dataset = load_dataset(tmp_path / "data.npz", normalise_observation=normalise)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         fields = (dataset.observation, dataset.action, dataset.reward, dataset.next_observation, dataset.terminal)

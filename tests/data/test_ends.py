@@ -27,6 +27,11 @@ def dropped(dataset: Dataset) -> dict[str, int]:
     return {why.split()[0]: count for why, count in dataset.info.account.dropped}
 
 
+def lengths_of(dataset: Dataset) -> np.ndarray:
+    """Of its episodes."""
+    return np.diff(np.flatnonzero(np.asarray(dataset.terminal) | np.asarray(dataset.timeout)), prepend=-1)
+
+
 # --- Both flags on one row ---
 
 
@@ -126,7 +131,7 @@ def test_autoreset(tmp_path, env_id, mode, without):
         assert dropped(dataset)["time-outs" if not without else "time-outs:"] == time_outs
     else:
         assert "only" not in dropped(dataset)
-    longest = np.diff(np.flatnonzero(dataset.terminal | dataset.timeout), prepend=-1).max()
+    longest = lengths_of(dataset).max()
     assert longest <= np.diff(np.flatnonzero(end), prepend=-1, append=len(end)).max()
 
 
@@ -240,8 +245,7 @@ def test_environments_side_by_side(tmp_path):
         assert share_of_right(found, one) == 1
         mended = load_dataset(saved(tmp_path, side, *without), environments=4)
         assert mended.info.account.ordered and mended.info.account.warnings == ()
-        lengths = np.diff(np.flatnonzero(mended.terminal | mended.timeout), prepend=-1)
-        assert lengths.tolist() == [200] * 12
+        assert lengths_of(mended).tolist() == [200] * 12
         np.testing.assert_array_equal(mended.reward, one["rewards"].astype(np.float32))
 
     with pytest.raises(UserError, match="2400 rows are not the same number of steps of 7 environments"):

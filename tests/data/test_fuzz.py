@@ -153,7 +153,8 @@ def check_true(dataset: Dataset, recipe: Recipe, truth: dict[str, np.ndarray]) -
     size = len(truth["rewards"]) - (len(truth["rewards"]) % 2 if recipe.order == "side by side" else 0)
     assert account.rows == size
     assert account.kept == dataset.size == account.rows - sum(count for _, count in account.dropped)
-    assert sum(count for _, count in account.ends) == int((dataset.terminal | dataset.timeout).sum())
+    end = np.asarray(dataset.terminal) | np.asarray(dataset.timeout)
+    assert sum(count for _, count in account.ends) == int(end.sum())
     assert ("reward" in account.absent) == ("rewards" in recipe.fields)
     assert ("terminal" in account.absent) == ("terminals" in recipe.fields)
     if "terminals" not in recipe.fields:
