@@ -14,6 +14,9 @@ SAMPLE = 2000
 """Rows that are looked at."""
 LARGEST_STRIDE = 256
 """Side by side are at most so many environments."""
+FOLLOWS = 0.9
+"""A row follows another where it is nearer than this share of the distance between any two. Steps of trajectories are
+mostly below a half, chance stays within some hundredths of 1."""
 
 
 class Steps(NamedTuple):
@@ -80,4 +83,4 @@ def stride_of_smooth_rows(observation: np.ndarray, steps: Steps) -> tuple[int | 
     if best > 1 and distance[best - 1] < 0.5 * distance[0]:
         smallest = np.flatnonzero(distance < 1.2 * distance[best - 1])[0] + 1  # not a multiple of it
         return int(smallest), False
-    return None, bool(distance[0] < 0.97 * anywhere)
+    return None, bool(distance[0] < FOLLOWS * anywhere)
