@@ -74,7 +74,9 @@ CASES = [
         "--environments 4",
     ),
     Case(
-        lambda a: without(in_order(a, SHUFFLED), "next_observations"), "as if the rows were shuffled", "--environments 1"
+        lambda a: without(in_order(a, SHUFFLED), "next_observations"),
+        "as if the rows were shuffled",
+        "--environments 1",
     ),
     Case(half_reset, "which is a start at some and a step at others", "--timeout-next none"),
     Case(half_reset, "which is a start at some and a step at others", "--timeout-next real"),
