@@ -291,7 +291,7 @@ class Stage(Generic[State]):
 Need = Literal["reward", "terminal", "order"]
 """What a method may need of its data: rewards, true ends of episodes, rows in the order of their episodes."""
 TRANSITIONS: frozenset[Need] = frozenset({"reward", "terminal"})
-EPISODES: frozenset[Need] = TRANSITIONS | {"order"}
+EPISODES: frozenset[Need] = frozenset({"reward", "terminal", "order"})
 
 
 @dataclass(frozen=True)
