@@ -127,7 +127,7 @@ def test_train_by_task(run, published, tmp_path, no_updates):
     for resumed in (
         ("train", "diffusion_bc", "--out", out, "--resume", "--updates", "6"),
         (*train, "--resume", "--updates", "8"),
-        (*train, "--dataset", published, "--resume", "--updates", "10"),
+        (*train, "--dataset", published, "--out", out, "--resume", "--updates", "10"),
     ):
         assert run(*resumed)[0] == 0
         assert config(out)["updates"] == int(resumed[-1])
