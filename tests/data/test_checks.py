@@ -8,7 +8,7 @@ import pytest
 
 from diffcps.data import load_dataset
 from diffcps.data.suspicions import find_warnings
-from diffcps.types import Dataset, DatasetInfo
+from diffcps.types import Dataset, DatasetInfo, Reading
 
 
 def change(field, position, value):
@@ -184,3 +184,15 @@ def test_terminal_at_the_time_limit_in_a_file(tmp_path):
     dataset = load_dataset(tmp_path / "data.npz")
     assert not dataset.timeout.any()
     assert only(dataset).startswith("2 of 2 terminal episodes have the greatest length, 300 steps")
+
+
+def test_observations_in_units_that_networks_do_not_learn_from(sound):
+    for scale in (1e-6, 1e6):
+        changed = replace(
+            sound,
+            observation=(sound.observation * scale).astype(np.float32),
+            next_observation=(sound.next_observation * scale).astype(np.float32),
+        )
+        assert "add --normalise-observation" in only(changed)
+        reading = Reading(normalise_observation=True)
+        assert find_warnings(replace(changed, info=replace(changed.info, reading=reading))) == []

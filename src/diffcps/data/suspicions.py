@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffcps.data.checks import mean_and_deviation
 from diffcps.data.rows import PIECE_ROWS
 from diffcps.types import Dataset
 
 SHORTEST_TIME_LIMIT = 20
 """Terminal episodes that share the greatest length are taken for cut by a time limit from here on."""
+
+SMALLEST_DEVIATION, LARGEST_OBSERVATION = 0.02, 1e3
+"""Outside of these, observations are far from what networks are initialised for."""
 
 
 def find_warnings(dataset: Dataset, absent: tuple[str, ...] = ()) -> list[str]:
@@ -40,6 +44,15 @@ def find_warnings(dataset: Dataset, absent: tuple[str, ...] = ()) -> list[str]:
             f"no episode end is marked: all {len(end)} rows count as one episode; add `timeouts` where it is more than "
             "one"
         )
+
+    mean, deviation = mean_and_deviation(np.asarray(dataset.observation))
+    largest = float((np.abs(mean) + deviation).max())
+    if not dataset.info.reading.normalise_observation and deviation.any():
+        if deviation.max() < SMALLEST_DEVIATION or largest > LARGEST_OBSERVATION:
+            found.append(
+                f"observations deviate by at most {deviation.max():.2g} and reach {largest:.2g}: networks learn poorly "
+                "from numbers far from 1; add --normalise-observation"
+            )
 
     repeated = _count_repeated(np.asarray(dataset.observation), np.asarray(dataset.action))
     if repeated:
