@@ -98,6 +98,15 @@ def test_actions_outside_their_box(tmp_path):
     np.testing.assert_allclose(named.action, TORQUE, atol=1e-6)
 
 
+def test_the_box_of_the_hint_holds_every_action(tmp_path):
+    action = np.hstack([1.0002 * TORQUE, 1.25 * TORQUE])
+    with pytest.raises(UserError, match=r"--action-low -1.25 --action-high 1.25"):
+        load_dataset(saved(tmp_path, action))
+    with pytest.raises(UserError, match=r"--action-low -1.001 --action-high 1.001"):
+        load_dataset(saved(tmp_path, action[:, :1]))
+    assert load_dataset(saved(tmp_path, action[:, :1]), action_low=-1.001, action_high=1.001).size == 21
+
+
 def test_a_frozen_dimension(tmp_path):
     action = np.hstack([TORQUE, np.full_like(TORQUE, 0.25)])
     dataset = load_dataset(saved(tmp_path, action, action_low=[-1.0, 0.25], action_high=[1.0, 0.25]))

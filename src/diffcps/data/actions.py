@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -147,10 +148,10 @@ def _check_inside(action: np.ndarray, box: Box, named: bool, reading: Reading, n
     if not outside.any() or reading.clip_actions:
         return
     row, dimension = (int(i[0]) for i in np.nonzero(outside))
-    widest = max(float(abs(action[:, dimension].min())), float(abs(action[:, dimension].max())))
+    widest = math.ceil(1000 * float(np.abs(action).max())) / 1000
     raise UserError(
         f"{source}: `{name}` at row {row}, dimension {dimension} is {action[row, dimension]:.6g}, outside "
         f"[{box.low[dimension]:g}, {box.high[dimension]:g}], as in {outside.any(axis=1).sum()} of {len(action)} rows; "
-        f"cut them off with --clip-actions, or name the true box, such as --action-low {-widest:.4g} --action-high "
-        f"{widest:.4g}" + ("" if named else " (no box is named: [-1, 1] was assumed)")
+        f"cut them off with --clip-actions, or name the true box, such as --action-low {-widest:g} --action-high "
+        f"{widest:g}" + ("" if named else " (no box is named: [-1, 1] was assumed)")
     )
