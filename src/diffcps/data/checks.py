@@ -180,7 +180,7 @@ def _matrix(
             if shift is not None and scale is not None and (shift.any() or (scale != 1).any()):
                 piece = (piece.astype(np.float64) - shift) / scale
             found[start : start + len(piece)] = piece
-            if start == 0 and _wide(values):
+            if start == 0 and shift is not None and _wide(values):
                 _say_what_merged(piece, found[: len(piece)], name, notes)
             start += len(piece)
     if len(values.shape) == 1:

@@ -240,7 +240,7 @@ def _not_theirs(
     """Time-outs whose next observation is the next episode's first, the row itself, one constant, or no number."""
     unknown = timeout & ~np.isfinite(following[:, 0])
     if reading.timeout_next == "none":
-        return timeout
+        return timeout.copy()
     if reading.timeout_next == "real" or not timeout.any():
         return unknown
     found = unknown | (timeout & (following == 0).all(axis=1) & (rows.observation != 0).any(axis=1))

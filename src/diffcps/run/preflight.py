@@ -62,7 +62,7 @@ def check_disk(program: Program, folder: RunFolder) -> None:
     """Room for the checkpoints that are not there yet, and for one more while it is written."""
     state = jax.eval_shape(program.init)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    needed = size * (1 + sum(not path.exists() for path in (folder.last, folder.best)))
+    needed = size * (1 + sum(not path.exists() for path in (folder.last, folder.best, folder.selected)))
     there = next(place for place in (folder.path.absolute(), *folder.path.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
