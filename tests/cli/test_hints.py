@@ -112,6 +112,32 @@ def test_hints_about_data_lead_on(tmp_path, capsys, case):
     assert Path(out).exists()
 
 
+USELESS = [
+    ("--observation-keys", "a"),
+    ("--timeout-next", "none"),
+    ("--action-units", "scaled"),
+    ("--reward", "standardise"),
+    ("--reward-scale", "2"),
+    ("--normalise-observation",),
+]
+"""Words that can change nothing about a conversion of a plain file without next observations."""
+
+
+@pytest.mark.parametrize("words", USELESS, ids=[words[0] for words in USELESS])
+def test_words_that_would_do_nothing_are_refused(tmp_path, capsys, words):
+    data, out = str(tmp_path / "data.npz"), str(tmp_path / "new.npz")
+    np.savez(data, **without(walk(), "next_observations"))  # pyright: ignore[reportArgumentType]
+    assert main(["data", "convert", data, out, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words[0] in line and "leave" in line
+    assert main(["data", "convert", data, out]) == 0
+
+
+def test_words_about_fields_are_refused_where_fields_are_fixed(capsys):
+    assert main(["data", "show", "builtin", "--columns", "reward=none"]) == 2
+    assert "leave --columns reward=none out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("units", ["environment", "scaled"])
 def test_hints_about_units_lead_on(tmp_path, capsys, units):
     data = str(tmp_path / "data.npz")

@@ -171,6 +171,21 @@ def test_a_trajectory_that_goes_on_after_a_cut(tmp_path):
     assert load_dataset(saved(tmp_path, arrays), timeout_next="none").size == 390
 
 
+def test_a_last_row_that_nobody_marked_is_no_time_out(tmp_path):
+    state = np.random.default_rng(0).normal(size=(101, 2)).cumsum(axis=0)
+    arrays = {
+        "observations": state[:-1],
+        "next_observations": state[1:],
+        "actions": np.zeros((100, 1)),
+        "rewards": np.ones(100),
+        "terminals": np.zeros(100, bool),
+        "timeouts": np.arange(100) % 30 == 29,
+    }
+    dataset = load_dataset(saved(tmp_path, arrays), timeout_next="none")
+    assert (dataset.size, dropped(dataset)) == (97, {"time-outs": 3})
+    assert dataset.info.account.ends == (("timeout, marked", 3), ("last row of the source", 1))
+
+
 def test_time_outs_that_cannot_be_told_are_asked_for(tmp_path):
     state = np.random.default_rng(0).normal(size=(401, 2)).cumsum(axis=0)
     state[200:] += 100 * (np.arange(201) // 40)[:, None]  # a jump at some of the cuts

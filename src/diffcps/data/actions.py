@@ -59,6 +59,8 @@ def action_boxes(
     size = action.shape[1]
     named = _named_box(raw, reading, size, source)
     unit = Box(np.full(size, -1, np.float32), np.full(size, 1, np.float32))
+    if environment is None and reading.action_units is not None:
+        raise UserError(f"{source}: --action-units compares with an environment's box, and there is none: leave it out")
     if environment is not None and len(environment.low) != size:
         environment = None  # sizes are compared, and refused, with the observations'
     if environment is None:

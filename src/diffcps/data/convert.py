@@ -7,6 +7,7 @@ an episode also ends where the next observation is not exactly the following row
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,11 @@ def convert(
     path = _place_of(target)
     if path.exists() and not overwrite:
         raise UserError(f"{target}: is there already ({path}); choose another name, or replace it with --overwrite")
+    if reading != replace(reading, reward="none", reward_scale=1.0, normalise_observation=False):
+        raise UserError(
+            f"{source}: rewards and observations are converted as they are: leave --reward, --reward-scale and "
+            "--normalise-observation for the training"
+        )
     raw, rows, ends, task = read(source, reading, task)
     info = DatasetInfo(source, raw.sha256, raw.environment, raw.reference_min, raw.reference_max, task=task)
     box = action_boxes(raw, rows.action, reading, None, "", source).data

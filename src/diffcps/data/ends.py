@@ -66,6 +66,9 @@ def find_ends(rows: Rows, reading: Reading, source: str) -> Ends:
     Raises `UserError` where the ends cannot be known, where the order of the rows is not that of time and next
     observations rest on it, and where no row is left.
     """
+    if reading.timeout_next is not None and (rows.next_observation is None or _marked(rows) is None):
+        what = "has no next observations" if rows.next_observation is None else "marks no ends of episodes"
+        raise UserError(f"{source}: {what}: leave --timeout-next {reading.timeout_next} out")
     steps = Steps(mean_and_deviation(rows.observation)[1])
     if rows.next_observation is None:
         return _without_next(rows, steps, reading, source)

@@ -217,8 +217,10 @@ def _moved(array: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def read_raw(source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B008 (it is immutable)
     """What a source holds, row by row and unchecked: fields are found and named, nothing else. Errors as above."""
     if source in catalogue():
+        _refuse_words(reading, source, "a task's data")
         return _read_task(find_task(source))
     if source == BUILTIN:
+        _refuse_words(reading, source, "the built-in data")
         with as_file(files("diffcps.data") / "builtin" / "hopper-replay.hdf5") as path:
             return read_hdf5(path, source)
     path = Path(source)
@@ -226,8 +228,10 @@ def read_raw(source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B00
         names = source.split(",")
         return join([_read_file(Path(name), name, reading) for name in names], names)
     if path.suffix.lower() in (".zarr", ".mdb"):
+        _refuse_words(reading, source, "a TriFinger dataset")
         return read_trifinger(path, source)
     if is_minari(path) or (MINARI_ID.fullmatch(source) and not path.exists()):
+        _refuse_words(reading, source, "a Minari dataset")
         return read_minari(source)
     if path.is_dir() and path.suffix.lower() not in SUFFIXES:
         shards = find_shards(path, source)
@@ -240,12 +244,15 @@ def read_raw(source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B00
 def _read_file(path: Path, source: str, reading: Reading) -> RawRows:
     match path.suffix.lower():
         case ".hdf5" | ".h5" if is_d3rlpy(path):
+            _refuse_words(reading, source, "a file of d3rlpy")
             return read_d3rlpy(path, source)
         case ".hdf5" | ".h5" if is_robomimic(path):
+            _refuse_words(replace(reading, observation_keys=()), source, "a file of robomimic")
             return read_robomimic(path, source, reading.observation_keys)
         case ".hdf5" | ".h5":
             return read_hdf5(path, source, reading)
         case ".npz":
+            _refuse_words(replace(reading, columns=()), source, "an npz file")
             return read_npz(path, source, reading)
         case ".csv" | ".parquet":
             return read_table(path, source, reading.columns, reading.observation_keys)
@@ -256,6 +263,13 @@ def _read_file(path: Path, source: str, reading: Reading) -> RawRows:
         f"name a file ({', '.join(SUFFIXES)}), a folder of them, a Minari dataset, a task (`diffcps data list`), or "
         "builtin"
     )
+
+
+def _refuse_words(reading: Reading, source: str, kind: str) -> None:
+    """Raises `UserError` for words about fields where a source has nothing that they could choose."""
+    for flag, words in (("--columns", reading.columns), ("--observation-keys", reading.observation_keys)):
+        if words:
+            raise UserError(f"{source}: {kind} has its fields where they belong: leave {flag} {' '.join(words)} out")
 
 
 def _read_task(task: Task) -> RawRows:

@@ -8,7 +8,7 @@ from diffcps.data.hashes import sha256_of_file
 from diffcps.data.readers.layout import ATTRIBUTES, find_fields, raw_rows
 from diffcps.data.readers.parts import beside, open_hdf5, read_group
 from diffcps.data.rows import RawRows, Values
-from diffcps.types import Reading
+from diffcps.types import Reading, UserError
 
 
 def read_hdf5(path: Path, source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B008 (it is immutable)
@@ -35,6 +35,8 @@ def read_hdf5(path: Path, source: str, reading: Reading = Reading()) -> RawRows:
                 unread += tuple(f"{name}/{key}" for key in parts.ignored)
             else:
                 arrays[name] = beside(file, [(name,)], path, source)
+        if keys and not any(isinstance(file[name], h5py.Group) for name in names.values()):
+            raise UserError(f"{source}: its observations have no named parts: leave --observation-keys out")
         attributes = {name: file.attrs[name] for name in ATTRIBUTES if name in file.attrs}
     raw = raw_rows(arrays, names, attributes, found, sha256, source)
     return raw._replace(notes=notes, ignored=(*raw.ignored, *unread))

@@ -24,7 +24,6 @@ SPELLINGS = {field: (f"{field}s", field) for field in FIELDS} | {
     "episode": ("episode_ids", "episode_id", "episode_index"),
 }
 """The names that each field may have in a file where its meaning is certain: Gymnasium's for the ends of episodes."""
-NAMES = {name for names in SPELLINGS.values() for name in names}
 ATTRIBUTES = ("env_id", *SPECIFICATIONS, "ref_min_score", "ref_max_score", "action_low", "action_high")
 ABSENT = "none"
 """What `--columns` says in the place of a name."""
