@@ -51,7 +51,7 @@ def test_the_account_is_said_before_update_0_and_kept(tmp_path, capsys):
         "data: 400 rows in the source, 396 transitions",
         "data: dropped 4: time-outs: without next observations nothing says what came after them",
         "data: ends of episodes: 4 timeout, at the row before a dropped one",
-        "data: read: observations, actions, rewards, terminals, timeouts; left unread: notes",
+        "data: read: observations, actions, rewards, terminals, timeouts; left unread: `notes`",
         "data: actions in [-1, 1], as no box is named",
     ):
         assert line in said and said.index(line) < said.index("4 of 4 updates")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffcps.data.readers.names import listed
 from diffcps.types import Account
 
 
@@ -13,11 +14,6 @@ def account_lines(account: Account) -> list[str]:
     lines += [f"dropped {count:,}: {why}" for why, count in account.dropped]
     ends = ", ".join(f"{count:,} {kind}" for kind, count in account.ends)
     lines.append(f"ends of episodes: {ends or 'none'}")
-    unread = f"; left unread: {_few(account.ignored)}" if account.ignored else ""
+    unread = f"; left unread: {listed(account.ignored)}" if account.ignored else ""
     lines.append(f"read: {', '.join(account.read)}{unread}")
     return lines + list(account.notes)
-
-
-def _few(names: tuple[str, ...], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

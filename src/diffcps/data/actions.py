@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,11 @@ class Box(NamedTuple):
 
     low: np.ndarray
     high: np.ndarray
+
+    @classmethod
+    def of(cls, low: Sequence[float], high: Sequence[float]) -> Box:
+        """The box with these bounds."""
+        return cls(np.asarray(low, np.float32), np.asarray(high, np.float32))
 
     def same(self, other: Box) -> bool:
         """Whether both are the same box, up to rounding."""
@@ -34,7 +40,7 @@ class Box(NamedTuple):
         return " x ".join(f"[{low:g}, {high:g}]" for low, high in zip(self.low, self.high, strict=True))
 
 
-class Boxes(NamedTuple):
+class ActionUnits(NamedTuple):
     """What is known of the units of actions."""
 
     data: Box
@@ -46,7 +52,7 @@ class Boxes(NamedTuple):
 
 def action_boxes(
     raw: RawRows, action: np.ndarray, reading: Reading, environment: Box | None, where: str, source: str
-) -> Boxes:
+) -> ActionUnits:
     """Which box is which, from what the source says, what a person says, and the environment's box, where it is known.
 
     `action` (n, act) are in the source's units; `where` is how messages call the environment. Without a word about the
@@ -66,7 +72,7 @@ def action_boxes(
     if environment is None:
         data = named or unit
         note = f"actions in {data}" + ("" if named else ", as no box is named")
-        boxes = Boxes(data, data, note)
+        boxes = ActionUnits(data, data, note)
     else:
         boxes = _with_environment(action, named, unit, environment, reading, where, source)
     _check_inside(action, boxes.data, named is not None, reading, raw.names["action"], source)
@@ -75,25 +81,27 @@ def action_boxes(
 
 def _with_environment(
     action: np.ndarray, named: Box | None, unit: Box, environment: Box, reading: Reading, where: str, source: str
-) -> Boxes:
+) -> ActionUnits:
     choice = (
         f"add --action-units environment if they are what {where} was given, or --action-units scaled if they shall be "
         "stretched to its box"
     )
     match reading.action_units:
         case "environment":
-            return Boxes(environment, environment, f"actions in the units of {where}, {environment}, as said")
+            return ActionUnits(environment, environment, f"actions in the units of {where}, {environment}, as said")
         case "scaled":
             data = named or unit
-            return Boxes(data, environment, f"actions in {data}, stretched to {environment} of {where}, as said")
+            return ActionUnits(data, environment, f"actions in {data}, stretched to {environment} of {where}, as said")
         case None if named is not None:
             if not named.same(environment):
                 raise UserError(f"{source}: its actions lie in {named} and {where} takes {environment}; {choice}")
-            return Boxes(named, named, f"actions in {named}, the box of {where}")
+            return ActionUnits(named, named, f"actions in {named}, the box of {where}")
         case None if environment.same(unit):
-            return Boxes(unit, unit, f"actions in {unit}, the box of {where}")
+            return ActionUnits(unit, unit, f"actions in {unit}, the box of {where}")
         case None if unit.outside(action).any():
-            return Boxes(environment, environment, f"no box is named: actions in {environment}, the box of {where}")
+            return ActionUnits(
+                environment, environment, f"no box is named: actions in {environment}, the box of {where}"
+            )
         case None:
             raise UserError(
                 f"{source}: names no box for its actions, which all lie in [-1, 1], and {where} takes {environment}; "

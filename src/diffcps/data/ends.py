@@ -79,7 +79,7 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
     """Every row is a transition but for rows that only reset, and time-outs whose next observation is not theirs."""
     chained = steps.chained(rows.observation, following)
     marked = _marked(rows)
-    notes: list[str] = []
+    notes = _both_flags(rows, marked)
     warnings: list[str] = []
     foreign = np.zeros(rows.size, bool)
     inside = ~rows.terminal if marked is None else ~(rows.terminal | marked)
@@ -97,10 +97,10 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
         timeout, reset, bad = broken.copy(), np.zeros_like(broken), np.zeros_like(broken)
     else:
         timeout = marked & ~rows.terminal
-        reset = _reset_rows(rows, following, steps, chained, marked) if ordered else np.zeros_like(marked)
-        bad = _not_theirs(rows, following, steps, chained, timeout, reset, reading, source)
-        bad &= ~reset
-        foreign = _foreign_at_ends(rows, following, steps, chained, reset, inside) if ordered else foreign
+        length = steps.length(rows.observation, following)
+        reset = _reset_rows(rows, length, chained, marked) if ordered else np.zeros_like(marked)
+        bad = _not_theirs(rows, following, length, chained, timeout, reset, reading, source) & ~reset
+        foreign = _foreign_at_ends(rows, length, chained, reset, inside) if ordered else foreign
         if foreign.any():
             notes.append(
                 f"{foreign.sum()} terminal rows hold the next episode's start as next observation: nothing reads it"
@@ -124,8 +124,6 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
     ]
     found = int(broken.sum()) if marked is None else 0
     ends = _ends(rows.terminal[index], timeout, found, rows, marked)
-    if rows.terminal.any() and marked is not None and (both := int((rows.terminal & marked).sum())):
-        notes.append(f"{both} rows are flagged both terminal and as the last of their episode: taken as terminal")
     return Ends(
         index, index, timeout, tuple(line for line in dropped if line[1]), ends, tuple(notes), tuple(warnings),
         bool(ordered), foreign,
@@ -135,7 +133,7 @@ def _with_next(rows: Rows, following: np.ndarray, steps: Steps, reading: Reading
 def _without_next(rows: Rows, steps: Steps, reading: Reading, source: str) -> Ends:
     """D4RL's rule: the next row is the next observation; a time-out and the source's last row have none."""
     marked = _marked(rows)
-    notes: list[str] = []
+    notes = _both_flags(rows, marked)
     if marked is None and not rows.terminal[-1]:
         if "terminal" not in rows.absent:
             raise UserError(
@@ -168,8 +166,6 @@ def _without_next(rows: Rows, steps: Steps, reading: Reading, source: str) -> En
         ("time-outs: without next observations nothing says what came after them", int(cut.sum())),
         ("the last row of the source, for the same reason", int(final.sum())),
     ]
-    if both := int((rows.terminal & marked).sum()):
-        notes.append(f"{both} rows are flagged both terminal and as the last of their episode: taken as terminal")
     ends = (
         ("terminal", int(rows.terminal[index].sum())),
         ("timeout, at the row before a dropped one", int(timeout.sum())),
@@ -187,6 +183,13 @@ def _marked(rows: Rows) -> np.ndarray | None:
     return rows.timeout | rows.last if rows.last is not None else rows.timeout.copy()
 
 
+def _both_flags(rows: Rows, marked: np.ndarray | None) -> list[str]:
+    both = 0 if marked is None else int((rows.terminal & marked).sum())
+    if not both:
+        return []
+    return [f"{both} rows are flagged both terminal and as the last of their episode: taken as terminal"]
+
+
 def _shorten(terminal: np.ndarray, reset: np.ndarray, dropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows that are left (k,), and which of them stand before a dropped end of their episode (k,) bool."""
     alive = np.flatnonzero(~reset)
@@ -195,14 +198,13 @@ def _shorten(terminal: np.ndarray, reset: np.ndarray, dropped: np.ndarray) -> tu
     return alive[~gone], before[~gone]
 
 
-def _reset_rows(rows: Rows, following: np.ndarray, steps: Steps, chained: np.ndarray, marked: np.ndarray) -> np.ndarray:
+def _reset_rows(rows: Rows, length: np.ndarray, chained: np.ndarray, marked: np.ndarray) -> np.ndarray:
     """Rows that Gymnasium's vector environments make after each end: their action is ignored, their reward is 0."""
     end = rows.terminal | marked
     after = np.append(False, end[:-1] & chained[:-1]) & (rows.reward == 0) & ~end & chained
     ends = end[:-1].sum()
     if not ends or after.sum() < 0.9 * ends:
         return np.zeros_like(end)
-    length = steps.length(rows.observation, following)
     inside = ~end & chained & ~after
     return after if inside.any() and _unusual(length, after, inside).mean() >= 0.5 else np.zeros_like(end)
 
@@ -233,7 +235,7 @@ def _unusual(length: np.ndarray, which: np.ndarray, inside: np.ndarray) -> np.nd
 def _not_theirs(
     rows: Rows,
     following: np.ndarray,
-    steps: Steps,
+    length: np.ndarray,
     chained: np.ndarray,
     timeout: np.ndarray,
     reset: np.ndarray,
@@ -243,7 +245,7 @@ def _not_theirs(
     """Time-outs whose next observation is the next episode's first, the row itself, one constant, or no number."""
     unknown = timeout & ~np.isfinite(following[:, 0])
     if reading.timeout_next == "none":
-        return timeout.copy()
+        return timeout
     if reading.timeout_next == "real" or not timeout.any():
         return unknown
     found = unknown | (timeout & (following == 0).all(axis=1) & (rows.observation != 0).any(axis=1))
@@ -258,7 +260,7 @@ def _not_theirs(
     glued[:-1] &= ~reset[1:]  # there the following row is the end itself
     if not glued.any() or not inside.any():
         return found
-    unusual = int(_unusual(steps.length(rows.observation, following), glued, inside).sum())
+    unusual = int(_unusual(length, glued, inside).sum())
     count = int(glued.sum())
     if 2 * unusual >= count:  # resets: the last row of the source has one, too, though nothing follows to show it
         rule = count + 1 >= 0.9 * timeout.sum()
@@ -273,7 +275,7 @@ def _not_theirs(
 
 
 def _foreign_at_ends(
-    rows: Rows, following: np.ndarray, steps: Steps, chained: np.ndarray, reset: np.ndarray, inside: np.ndarray
+    rows: Rows, length: np.ndarray, chained: np.ndarray, reset: np.ndarray, inside: np.ndarray
 ) -> np.ndarray:
     """Terminal rows whose next observation is the next episode's first. Methods do not read it, `data check` does."""
     glued = rows.terminal & chained
@@ -282,8 +284,7 @@ def _foreign_at_ends(
     inside = inside & chained & ~reset
     if not glued.any() or not inside.any():
         return np.zeros_like(glued)
-    unusual = _unusual(steps.length(rows.observation, following), glued, inside).mean() >= 0.5
-    return glued if unusual else np.zeros_like(glued)
+    return glued if _unusual(length, glued, inside).mean() >= 0.5 else np.zeros_like(glued)
 
 
 def _refuse_disorder(rows: Rows, marked: np.ndarray | None, steps: Steps, reading: Reading, source: str) -> None:

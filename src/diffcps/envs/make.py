@@ -112,8 +112,9 @@ def environment_sizes(environment: Environment) -> EnvironmentSizes:
         )
 
 
-def check_fits(spec: Spec, info: DatasetInfo, environment: EnvironmentSpec | str) -> None:
-    """Raises `UserError` when what was learnt from `info.source` (of sizes `spec`) cannot act in the environment."""
+def check_fits(spec: Spec, info: DatasetInfo, environment: EnvironmentSpec | str) -> EnvironmentSizes:
+    """The environment's sizes. Raises `UserError` when what was learnt from `info.source` (of sizes `spec`) cannot act
+    in it."""
     sizes = environment_sizes(environment)
     for name, ours, theirs in (
         ("observations", spec.observation_size, sizes.observation_size),
@@ -124,6 +125,7 @@ def check_fits(spec: Spec, info: DatasetInfo, environment: EnvironmentSpec | str
                 f"{name} have {ours} numbers in {info.source} but {theirs} in environment {environment}: "
                 "name the environment (and its version) that the data were recorded in"
             )
+    return sizes
 
 
 # --- making ---

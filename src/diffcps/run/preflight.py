@@ -9,18 +9,20 @@ import inspect
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import jax
 import numpy as np
 
-from diffcps.envs.make import boxes, make_environment
+from diffcps.data.actions import Box
+from diffcps.envs.make import EnvironmentSizes, boxes, make_environment
 from diffcps.evaluation.rollout import check_time_limit, success_of
 from diffcps.run.folder import RunFolder
 from diffcps.run.record import RunRecord
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Program
-from diffcps.types import EnvironmentSpec, UserError
+from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Need, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -70,6 +72,49 @@ def check_disk(program: Program, folder: RunFolder) -> None:
             f"{folder.path}: the checkpoints need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free there: make "
             "room, or choose another --out"
         )
+
+
+def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:
+    """The data have what the method reads."""
+    for field in info.account.absent:
+        if field in needs:
+            raise UserError(
+                f"{info.source}: has no {field}s, which {method} needs; store them, or clone the behaviour with bc or "
+                "diffusion_bc"
+            )
+    if "order" in needs and not info.account.ordered:
+        raise UserError(
+            f"{info.source}: its rows are not in the order of its episodes, on which the returns of {method} rest "
+            f"({info.account.warnings[0] if info.account.warnings else 'their ends are not known'}): put them in order"
+        )
+
+
+def check_box(info: DatasetInfo, environment: EnvironmentSpec, sizes: EnvironmentSizes) -> None:
+    """A policy's actions lie in the environment's box."""
+    ours, theirs = Box.of(info.action_low, info.action_high), Box.of(sizes.action_low, sizes.action_high)
+    if np.isfinite(theirs).all() and not ours.same(theirs):
+        raise UserError(
+            f"{info.source}: its actions were loaded from the box {ours}, and environment {environment} takes "
+            f"{theirs}: load it with action_low and action_high, or give its name to `train`, which compares them"
+        )
+
+
+def with_limits_noticed(dataset: Dataset, environment: EnvironmentSpec, sizes: EnvironmentSizes) -> Dataset:
+    """With a warning in its account, where terminal episodes are as long as the environment's time limit."""
+    account = dataset.info.account
+    if not account.ordered or any("greatest length" in line for line in account.warnings):
+        return dataset
+    terminal = np.asarray(dataset.terminal)
+    end = terminal | np.asarray(dataset.timeout)
+    count = int((np.diff(np.flatnonzero(end), prepend=-1)[terminal[end]] == sizes.max_steps).sum())
+    if not count:
+        return dataset
+    warning = (
+        f"{count} terminal episodes have {sizes.max_steps} steps, the time limit of {environment}: terminal may mark "
+        "the limit, too, which teaches that the future is worth nothing there; mark these rows as timeout instead"
+    )
+    account = replace(account, warnings=(*account.warnings, warning))
+    return replace(dataset, info=replace(dataset.info, account=account))
 
 
 def check_environment(environment: EnvironmentSpec, observation_size: int, seed: int) -> None:

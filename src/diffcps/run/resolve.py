@@ -69,7 +69,7 @@ class Request:
         if environment is None:
             return None
         sizes = environment_sizes(environment)
-        box = Box(np.asarray(sizes.action_low, np.float32), np.asarray(sizes.action_high, np.float32))
+        box = Box.of(sizes.action_low, sizes.action_high)
         return (str(environment), box) if np.isfinite(box).all() else None
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffcps.data.actions import Box
 from diffcps.data.split import hold_out
 from diffcps.data.summary import episode_returns
-from diffcps.envs.make import check_fits, environment_sizes
+from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.presets import presets_of
@@ -29,7 +28,7 @@ from diffcps.run.environment import environment_of, reference_of
 from diffcps.run.evaluate import evaluate_members, of_member, rows_to_diagnose
 from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
-from diffcps.run.preflight import check_disk, preflight
+from diffcps.run.preflight import check_box, check_disk, check_needs, preflight, with_limits_noticed
 from diffcps.run.progress import Display, Silent
 from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
 from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
@@ -39,7 +38,7 @@ from diffcps.storage import Json
 from diffcps.training import loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
-from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Need, Reading, Tree, UserError
+from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Reading, Tree, UserError
 
 PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 """Packages whose versions are written down with a run."""
@@ -112,7 +111,11 @@ def run(
     a_device_per_core()  # before anything is computed
     if request.start is not None:
         dataset = fitted(dataset, request.start)
-    dataset = _with_limits_noticed(dataset, environment_of(request.settings, dataset.info))
+    environment = environment_of(request.settings, dataset.info)
+    if environment is not None:
+        sizes = check_fits(dataset.spec, dataset.info, environment)
+        check_box(dataset.info, environment, sizes)
+        dataset = with_limits_noticed(dataset, environment, sizes)
     whole, held_out = dataset, None
     if request.settings.validation > 0:
         dataset, held_out = hold_out(whole, request.settings.validation)
@@ -120,9 +123,6 @@ def run(
         _record(request, dataset), data_return=data_return(whole), held_out=0 if held_out is None else held_out.size
     )
     rows = rows_to_diagnose(dataset if held_out is None else held_out)
-    if record.environment is not None:
-        check_fits(record.spec, record.dataset, record.environment)
-        check_box(record.dataset, record.environment)
     preflight(record)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
@@ -232,55 +232,6 @@ def _log(
     ]
     folder.append_measurements(rows)
     display.logged(training.update, rows)
-
-
-def _with_limits_noticed(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
-    """With a warning in its account, where terminal episodes are as long as the environment's time limit."""
-    account = dataset.info.account
-    if environment is None or not account.ordered or any("greatest length" in line for line in account.warnings):
-        return dataset
-    limit = environment_sizes(environment).max_steps
-    terminal = np.asarray(dataset.terminal)
-    end = terminal | np.asarray(dataset.timeout)
-    count = int((np.diff(np.flatnonzero(end), prepend=-1)[terminal[end]] == limit).sum())
-    if not count:
-        return dataset
-    warning = (
-        f"{count} terminal episodes have {limit} steps, the time limit of {environment}: terminal may mark the limit, "
-        "too, which teaches that the future is worth nothing there; mark these rows as timeout, and not as terminal"
-    )
-    account = dataclasses.replace(account, warnings=(*account.warnings, warning))
-    return dataclasses.replace(dataset, info=dataclasses.replace(dataset.info, account=account))
-
-
-def check_box(info: DatasetInfo, environment: EnvironmentSpec) -> None:
-    """Raises `UserError` where a policy's actions would lie in another box than the environment's."""
-    sizes = environment_sizes(environment)
-    ours, theirs = _box(info.action_low, info.action_high), _box(sizes.action_low, sizes.action_high)
-    if np.isfinite(theirs).all() and not ours.same(theirs):
-        raise UserError(
-            f"{info.source}: its actions were loaded from the box {ours}, and environment {environment} takes "
-            f"{theirs}: load it with action_low and action_high, or give its name to `train`, which compares them"
-        )
-
-
-def _box(low: tuple[float, ...], high: tuple[float, ...]) -> Box:
-    return Box(np.asarray(low, np.float32), np.asarray(high, np.float32))
-
-
-def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:
-    """Raises `UserError` where the data lack what the method reads."""
-    for field in info.account.absent:
-        if field in needs:
-            raise UserError(
-                f"{info.source}: has no {field}s, which {method} needs; store them, or clone the behaviour with bc or "
-                "diffusion_bc"
-            )
-    if "order" in needs and not info.account.ordered:
-        raise UserError(
-            f"{info.source}: its rows are not in the order of its episodes, on which the returns of {method} rest "
-            f"({info.account.warnings[0] if info.account.warnings else 'their ends are not known'}): put them in order"
-        )
 
 
 def _record(request: Request, dataset: Dataset) -> RunRecord:

@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from diffcps.data.environment import SPECIFICATIONS, recorded_environment
+from diffcps.data.readers.names import nearest
 from diffcps.data.rows import FIELDS, RawRows, Values
 from diffcps.types import EnvironmentSpec, UserError
 
@@ -61,8 +61,7 @@ def find_fields(found: Sequence[str], columns: Sequence[str], source: str) -> di
         if field in given:
             name = given[field]
             if name not in (*found, ABSENT):
-                nearest = difflib.get_close_matches(name, found, n=3) or found
-                raise UserError(f"{source}: no field `{name}`; the file has {', '.join(nearest)}")
+                raise UserError(f"{source}: no field `{name}`; {nearest(name, found)}")
             names |= {} if name == ABSENT else {field: name}
         elif len(present) > 1:
             raise UserError(
