@@ -14,7 +14,7 @@ import pytest
 
 from diffcps.data import load_dataset
 from diffcps.data.convert import convert
-from diffcps.types import Dataset, EnvironmentSpec, UserError
+from diffcps.types import Dataset, EnvironmentSpec, Reading, UserError
 
 FORMATS = {"hdf5": "new.hdf5", "npz": "new.npz", "minari": "toy/new-v0"}
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
@@ -218,3 +218,18 @@ def test_what_is_no_target(source, target, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"name a \.hdf5, \.h5 or \.npz file, or a Minari id"):
         convert(source, target)
+
+
+def test_actions_that_are_cut_off_are_written_so(tmp_path):
+    rows = np.arange(20.0)
+    np.savez(
+        tmp_path / "wide.npz",
+        observations=rows[:, None],
+        next_observations=rows[:, None] + 1,
+        actions=np.linspace(-2, 2, 20)[:, None],
+        rewards=rows,
+        terminals=np.zeros(20, bool),
+    )
+    convert(str(tmp_path / "wide.npz"), str(tmp_path / "cut.npz"), Reading(clip_actions=True))
+    with np.load(tmp_path / "cut.npz") as file:
+        assert (file["actions"].min(), file["actions"].max()) == (-1, 1)
