@@ -11,6 +11,10 @@ from diffcps.algorithms import ALGORITHMS
 from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, STATES, Training, bandit, dataset_of, near_a_mode
 
 
+DIFFUSION_CRITICS = ["diffcps", pytest.param("diffusion_ql", marks=pytest.mark.slow)]
+"""Both learn Q by the same functions, and Diffusion-QL equals its authors' program in tests/golden: one is enough."""
+
+
 @cache
 def trained_bandit(name: str, reward: str, num_steps: int, updates: int, action_choice: str = "sample") -> Training:
     rates = {"learning_rate": 3e-3, "actor_learning_rate": 3e-3, "decay_updates": updates}
@@ -51,7 +55,7 @@ def test_a_gaussian_does_not_keep_them():
     assert near_a_mode(action) < 0.5
 
 
-@pytest.mark.parametrize("name", ["diffcps", "diffusion_ql"])
+@pytest.mark.parametrize("name", DIFFUSION_CRITICS)
 def test_the_better_mode_is_chosen(name):
     training = trained_bandit(name, "matching", 5, 1000, "argmax_q")
     for state in STATES:
@@ -69,7 +73,7 @@ def test_cloning_does_not_choose():
 # --- A chain of two steps ---
 
 
-@pytest.mark.parametrize("name", ["diffcps", "diffusion_ql"])
+@pytest.mark.parametrize("name", DIFFUSION_CRITICS)
 def test_two_step_chain(name):
     # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
     # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.
@@ -116,7 +120,7 @@ def exact_q(right_probability: float | None = None) -> np.ndarray:
     return q
 
 
-@pytest.mark.parametrize("name", ["diffcps", "diffusion_ql"])
+@pytest.mark.parametrize("name", DIFFUSION_CRITICS)
 def test_a_line_of_states_against_exact_values(name):
     # The sign of the action is the direction, and both directions are logged in every state. With the backup over the
     # best of ten actions of a policy that keeps both, the fixed point is Q* whatever the shares.
