@@ -16,7 +16,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Room of the library -> the other rooms that it may import (docs/architecture.md, "Layout"). Nothing points up.
 MATHEMATICS = {"rl", "diffusion", "networks", "optim"}
 FILES_AND_PICTURES = {"storage", "plots", "types"}
-BELOW_RUN = {"algorithms", "presets", "tasks", "data", "envs", "training", "evaluation"} | FILES_AND_PICTURES
+BELOW_RECORDS = {"algorithms", "tasks", "envs", "training", "evaluation", "storage", "types"}
+BELOW_RUN = BELOW_RECORDS | {"records", "presets", "readers", "data"} | FILES_AND_PICTURES
 BELOW_PAPER = {"run", "collect", "simulator", "policies"} | BELOW_RUN | MATHEMATICS
 MAY_IMPORT = {
     "types": set(),
@@ -29,14 +30,16 @@ MAY_IMPORT = {
     "policies": {"rl", "diffusion", "networks", "types"},
     "algorithms": MATHEMATICS | {"policies", "types"},
     "tasks": {"types"},
-    "data": {"tasks"} | FILES_AND_PICTURES,
+    "readers": {"tasks", "types"},
+    "data": {"readers", "tasks"} | FILES_AND_PICTURES,
     "envs": {"tasks", "types"},
     "training": {"storage", "types"},
     "evaluation": {"envs", "tasks", "storage", "types"},
-    "collect": {"envs", "evaluation", "data", "tasks", "rl", "networks", "policies", "optim", "training"}
+    "collect": {"envs", "evaluation", "readers", "data", "tasks", "rl", "networks", "policies", "optim", "training"}
     | FILES_AND_PICTURES,
     "simulator": {"data", "envs"} | FILES_AND_PICTURES,
     "presets": {"types"},
+    "records": BELOW_RECORDS,
     "run": BELOW_RUN,
     "paper": BELOW_PAPER,
     "cli": BELOW_PAPER | {"paper", "__init__"},
@@ -109,6 +112,8 @@ def test_imports_point_downwards():
         (("training", "loop.py"), "from diffcps.algorithms import ALGORITHMS"),
         (("training", "loop.py"), "if TYPE_CHECKING:\n    from diffcps.evaluation.rollout import roll_out"),
         (("run", "train.py"), "from diffcps.cli.main import main"),
+        (("records", "record.py"), "from diffcps.run.train import train"),
+        (("readers", "npz.py"), "from diffcps.data.checks import Rows"),
         (("wizardry", "spell.py"), "import math"),
     ],
 )

@@ -9,9 +9,9 @@ action = policy(observation)
 """
 
 from diffcps.data import load_dataset
+from diffcps.records.settings import Settings
 from diffcps.run.evaluate import evaluate
 from diffcps.run.policy import Policy, load_policy
-from diffcps.run.settings import Settings
 from diffcps.run.train import train
 from diffcps.types import Dataset, EnvironmentSpec, UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffcps.cli.main import main
-from diffcps.run.folder import RunFolder
+from diffcps.records.folder import RunFolder
 from diffcps.storage import read_rows
 
 ROWS = 40

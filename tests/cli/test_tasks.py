@@ -11,7 +11,7 @@ import pytest
 
 from diffcps.cli.main import main
 from diffcps.data import load_dataset
-from diffcps.data.hashes import sha256_of_file
+from diffcps.readers.hashes import sha256_of_file
 from diffcps.tasks.catalogue import catalogue, find_task
 from diffcps.types import EnvironmentSpec
 from tests.data.files import hopper_bytes

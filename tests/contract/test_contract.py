@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
-from diffcps.run.fields import documentation
+from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
 from tests.problems import SPEC, random_dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcps.data.rows import FIELDS, PIECE_ROWS, RawRows, Values, pieces
+from diffcps.readers.rows import FIELDS, PIECE_ROWS, RawRows, Values, pieces
 from diffcps.types import UserError
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from diffcps.data.readers.d3rlpy import is_d3rlpy, read_d3rlpy
+from diffcps.readers.d3rlpy import is_d3rlpy, read_d3rlpy
 from tests.data.rows import kept, peak_over_kept, refused
 
 COLUMNS = ("observations", "actions", "rewards", "terminated")

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from diffcps.data.readers.parts import group_at, open_hdf5, read_group
-from diffcps.data.readers.robomimic import is_robomimic, read_robomimic
+from diffcps.readers.parts import group_at, open_hdf5, read_group
+from diffcps.readers.robomimic import is_robomimic, read_robomimic
 from tests.data.rows import kept, peak_over_kept, refused
 
 Demo = dict[str, np.ndarray]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcps.data.readers.shards import find_shards, join
-from diffcps.data.rows import RawRows, whole
+from diffcps.readers.rows import RawRows, whole
+from diffcps.readers.shards import find_shards, join
 from diffcps.types import UserError
 from tests.data.rows import kept
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcps.data.readers.tables import read_table
-from diffcps.data.rows import whole
+from diffcps.readers.rows import whole
+from diffcps.readers.tables import read_table
 from tests.data.rows import kept, peak_over_kept, refused
 
 pyarrow = pytest.importorskip("pyarrow")

@@ -16,8 +16,8 @@ import zarr
 from zarr.storage import MemoryStore
 
 from diffcps.data import load_dataset
-from diffcps.data.readers.trifinger import TORQUE, observation_box, read_trifinger
-from diffcps.data.rows import whole
+from diffcps.readers.rows import whole
+from diffcps.readers.trifinger import TORQUE, observation_box, read_trifinger
 from diffcps.types import EnvironmentSpec
 
 PUSH, LIFT = 97, 139

@@ -8,9 +8,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from diffcps.data.readers.trifinger import TORQUE, observation_box
 from diffcps.envs.make import environment_sizes, make_environment
 from diffcps.evaluation.rollout import roll_out
+from diffcps.readers.trifinger import TORQUE, observation_box
 from diffcps.types import EnvAction, UserError
 
 TASKS = {"push": "diffcps/TriFingerPush-v0", "lift": "diffcps/TriFingerLift-v0"}

@@ -22,7 +22,7 @@ from diffcps.paper.reproduce import reproduce
 from diffcps.paper.ring import ring_scores
 from diffcps.paper.table import write_markdown
 from diffcps.paper.toy_runs import PathRow, RingRow, config_of, exact_denoiser_actions
-from diffcps.run.fields import values_of
+from diffcps.records.fields import values_of
 from diffcps.training.members import Member, Program
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -6,7 +6,7 @@ import pytest
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.presets import presets_of
-from diffcps.run import fields
+from diffcps.records import fields
 from diffcps.tasks.catalogue import catalogue
 
 # DiffCPS (arXiv:2310.05333), Table 4: learning rate, kappa, reward tune, max-Q backup, policy evaluation interval,

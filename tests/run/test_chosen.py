@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import Evaluation
 from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen, Rule
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import Evaluation
 from diffcps.training import checkpoint
 from diffcps.training.members import expand
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import Evaluation, Measurement, RunRecord
+from diffcps.records.settings import Settings
 from diffcps.run.curves import curves_figure, save_curves
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import Evaluation, Measurement, RunRecord
-from diffcps.run.settings import Settings
 from diffcps.types import DatasetInfo, EnvironmentSpec, Spec, UserError
 
 REFERENCE = (-20.3, 3234.3)

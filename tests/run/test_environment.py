@@ -13,8 +13,8 @@ from gymnasium.spaces import Box
 import diffcps
 from diffcps.algorithms import bc
 from diffcps.cli.main import main
-from diffcps.run.environment import chosen_environment, reference_of
-from diffcps.run.folder import RunFolder
+from diffcps.records.environment import chosen_environment, reference_of
+from diffcps.records.folder import RunFolder
 from diffcps.types import DatasetInfo, EnvironmentSpec, UserError
 
 MODULE = "diffcps_test_tank"

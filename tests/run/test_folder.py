@@ -8,9 +8,9 @@ import pytest
 
 from diffcps.algorithms import diffcps
 from diffcps.evaluation.scores import Score, Scores
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
-from diffcps.run.settings import Settings
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
+from diffcps.records.settings import Settings
 from diffcps.types import DatasetInfo, EnvironmentSpec, Reading, Spec, UserError
 
 HOPPER = EnvironmentSpec("Hopper-v5")

@@ -13,9 +13,9 @@ from gymnasium.spaces import Box
 import diffcps
 from diffcps.algorithms import bc
 from diffcps.cli.main import main
-from diffcps.run.folder import RunFolder
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import Summary
 from diffcps.run.progress import Silent
-from diffcps.run.record import Summary
 from diffcps.run.train import train
 from tests.problems import random_dataset
 

@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
+from diffcps.records.record import Evaluation, Measurement
 from diffcps.run.loggers import TensorBoard, Together, WandB
 from diffcps.run.progress import Silent
-from diffcps.run.record import Evaluation, Measurement
 from tests.run.test_folder import record_of
 
 RECORD = record_of(sweep={"kappa": (0.01, 0.5)})

@@ -13,7 +13,7 @@ import pytest
 import diffcps
 from diffcps.algorithms import diffusion_bc
 from diffcps.data.scaling import Scaling
-from diffcps.run.folder import RunFolder
+from diffcps.records.folder import RunFolder
 from diffcps.run.policy import Policy, _checkpoint_path
 from tests.problems import SPEC, random_dataset
 

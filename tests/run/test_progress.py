@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from diffcps.algorithms import diffcps, diffusion_bc
+from diffcps.records.record import Evaluation, Measurement, RunRecord
+from diffcps.records.settings import Settings
 from diffcps.run import progress
 from diffcps.run.progress import Live, Silent
-from diffcps.run.record import Evaluation, Measurement, RunRecord
-from diffcps.run.settings import Settings
 from tests.run.test_folder import record_of
 
 REFERENCE = (0.0, 4000.0)

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from diffcps.algorithms import diffcps
+from diffcps.records.settings import Settings
 from diffcps.run.resolve import Given, Request, given_by, resolve
-from diffcps.run.settings import Settings
 from diffcps.types import UserError
 from tests.run.test_folder import record_of
 

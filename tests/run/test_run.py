@@ -11,7 +11,7 @@ import diffcps
 from diffcps.algorithms import diffcps as algorithm
 from diffcps.algorithms import diffusion_bc
 from diffcps.cli.main import main
-from diffcps.run.folder import RunFolder
+from diffcps.records.folder import RunFolder
 from diffcps.run.train import data_return
 from diffcps.types import EnvObservation
 

@@ -11,8 +11,8 @@ import safetensors.numpy
 
 from diffcps import UserError
 from diffcps.algorithms import awr, sfbc
+from diffcps.records.settings import Settings
 from diffcps.run.progress import Silent
-from diffcps.run.settings import Settings
 from diffcps.run.train import train
 from diffcps.training import loop
 from diffcps.training.members import Program, expand

@@ -13,8 +13,10 @@ import diffcps
 from diffcps.algorithms import bc, diffusion_bc
 from diffcps.cli.main import main
 from diffcps.data.transforms import normalise_observation
-from diffcps.run.folder import RunFolder
+from diffcps.records.folder import RunFolder
 from diffcps.run.progress import Silent
+from diffcps.run.resolve import Given, resolve
+from diffcps.run.start import fitted, start_of
 from diffcps.types import Configuration, Dataset
 from tests.problems import random_dataset
 
@@ -157,3 +159,35 @@ def test_training_never_sees_what_is_held_out(tmp_path):
         np.testing.assert_array_equal(array, arrays(tmp_path / "other")[name])
     one, other = (summary.members[0].selected for summary in summaries)
     assert one is not None and other is not None and abs(one.loss - other.loss) > 1e-3
+
+
+def test_observations_far_from_0_keep_their_digits(tmp_path):
+    """Those of a file in float64 are scaled by the numbers of the start before they are cast to float32."""
+    rng = np.random.default_rng(0)
+    observation = np.concatenate([1e9 + rng.normal(size=(200, 2)).cumsum(axis=0), np.full((200, 1), 5.0)], axis=1)
+    fields = {"observations": observation, "actions": rng.uniform(-1, 1, (200, 1)), "rewards": rng.normal(size=200)}
+    np.savez(tmp_path / "old.npz", **fields, terminals=np.arange(200) % 20 == 19)
+    moved = {"observations": 0.5 + observation, "actions": fields["actions"], "rewards": fields["rewards"]}
+    np.savez(tmp_path / "new.npz", **moved, terminals=np.arange(200) % 20 == 19)
+    origin = tmp_path / "origin"
+    old = diffcps.load_dataset(tmp_path / "old.npz", normalise_observation=True)
+    diffcps.train(CONFIG, old, dataclasses.replace(SETTINGS, env="none"), out=origin)
+    new = resolve("bc", Given(source=str(tmp_path / "new.npz")), start=start_of(origin, None)).load()
+    assert (new.info.observation_mean, new.info.observation_std) == (
+        old.info.observation_mean,
+        old.info.observation_std,
+    )
+    mean, std = observation[:, :2].mean(axis=0), observation[:, :2].std(axis=0)
+    expected = (moved["observations"][:, :2] - mean) / std
+    np.testing.assert_allclose(np.asarray(new.observation)[:, :2], expected, rtol=0, atol=1e-6)
+    followed = np.flatnonzero(np.arange(200) % 20 != 19)  # a terminal row has no next observation
+    following = np.asarray(new.next_observation)[followed, :2]
+    np.testing.assert_allclose(following, expected[followed + 1], rtol=0, atol=1e-6)
+    assert not np.asarray(new.observation)[:, 2].any()  # constant in the data of the start
+
+
+def test_the_datasets_own_arrays_stay_as_they_are(origin):
+    dataset = newer()
+    before = np.array(dataset.observation)
+    fitted(dataset, start_of(origin, None))
+    np.testing.assert_array_equal(dataset.observation, before)

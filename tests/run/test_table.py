@@ -4,7 +4,7 @@ import io
 from rich.console import Console
 
 from diffcps.evaluation.scores import Score, Scores
-from diffcps.run.record import MemberEpisodes, MemberScores, RunEvaluation, Selected, Summary
+from diffcps.records.record import MemberEpisodes, MemberScores, RunEvaluation, Selected, Summary
 from diffcps.run.table import evaluation_table, run_table
 from diffcps.training.members import Member
 from diffcps.types import EnvironmentSpec

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from diffcps.data.load import MINARI_ID
 from diffcps.presets import presets_of
+from diffcps.readers.source import MINARI_ID
 from diffcps.tasks.catalogue import catalogue, find_task
 from diffcps.tasks.table import task_tables
 from diffcps.types import UserError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from diffcps.cli.console import Commands, Parser, complain, say, show
 from diffcps.cli.flags import add_flags, given_fields
-from diffcps.run import fields
+from diffcps.records import fields
 from diffcps.storage import check_ours, plain_name
 from diffcps.types import EnvironmentSpec, Reading, UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 from diffcps.cli.console import Commands, show, step_counter
+from diffcps.records.folder import RunFolder
 from diffcps.rl.improvement import ActionChoice
-from diffcps.run.folder import RunFolder
 from diffcps.run.policy import Checkpoint
 from diffcps.storage import check_ours
 
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from diffcps.run.environment import chosen_environment
+    from diffcps.records.environment import chosen_environment
     from diffcps.run.evaluate import evaluate, film
     from diffcps.run.table import evaluation_table
 

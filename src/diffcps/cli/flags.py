@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterable
 
-from diffcps.run import fields
+from diffcps.records import fields
 from diffcps.types import Configuration, Count, Real, Share
 
 

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _refuse_unknown(options: argparse.Namespace, unknown: Sequence[str]) -> NoReturn:
     from diffcps.cli.flags import known_flags
-    from diffcps.run.fields import unknown_name
+    from diffcps.records.fields import unknown_name
 
     flag = next((word for word in unknown if word.startswith("--")), None)
     if flag is None:

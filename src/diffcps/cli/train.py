@@ -10,11 +10,11 @@ from pathlib import Path
 from diffcps.algorithms import ALGORITHMS
 from diffcps.cli.console import Commands, Parser, complain, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
-from diffcps.data.load import BUILTIN
-from diffcps.run import fields
-from diffcps.run.folder import RunFolder
+from diffcps.readers.source import BUILTIN
+from diffcps.records import fields
+from diffcps.records.folder import RunFolder
+from diffcps.records.settings import Settings
 from diffcps.run.resolve import Given, resolve
-from diffcps.run.settings import Settings
 from diffcps.run.start import start_of
 from diffcps.storage import plain_name
 from diffcps.types import Reading, Real, UserError

@@ -19,9 +19,9 @@ from diffcps.collect.mazes import (
     remove_parts,
 )
 from diffcps.collect.request import CollectionRequest
-from diffcps.data.hashes import sha256_of_file
 from diffcps.envs.make import make_environment
 from diffcps.envs.mazes import goal_beside, next_cell
+from diffcps.readers.hashes import sha256_of_file
 from diffcps.tasks.references import reference_scores
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""From files to a `Dataset`: D4RL HDF5, npz and Minari are read, checked, and brought to one form."""
+"""From rows to a `Dataset`: checked, ends found, brought to one form."""
 
 from diffcps.data.load import load_dataset
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffcps.data.readers.names import listed
+from diffcps.readers.names import listed
 from diffcps.types import Account
 
 

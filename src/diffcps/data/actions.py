@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffcps.data.checks import ROUNDING
-from diffcps.data.rows import RawRows
+from diffcps.readers.rows import RawRows
 from diffcps.types import Reading, UserError
 
 

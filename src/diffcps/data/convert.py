@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffcps.data.actions import action_boxes, cut_off
-from diffcps.data.load import MINARI_ID, read, transitions
+from diffcps.data.load import read, transitions
 from diffcps.data.writers import Attribute, write_hdf5, write_minari, write_npz
+from diffcps.readers.source import MINARI_ID
 from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Reading, UserError
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.d4rl_hdf5 import read_hdf5
-from diffcps.data.readers.minari import minari_folder
-from diffcps.data.readers.ogbench import read_arrays
+from diffcps.readers.d4rl_hdf5 import read_hdf5
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.minari import minari_folder
+from diffcps.readers.ogbench import read_arrays
 from diffcps.tasks.catalogue import COLLECTED, FLAT_ON_MINARI, Task
 from diffcps.types import UserError
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
@@ -13,21 +11,14 @@ import numpy as np
 
 from diffcps.data import transforms
 from diffcps.data.actions import Box, action_boxes, cut_off
-from diffcps.data.checks import Rows, check_rows
+from diffcps.data.checks import MeanAndStd, Rows, check_rows
 from diffcps.data.download import data_file, where_from
 from diffcps.data.ends import Ends, find_ends, side_by_side
-from diffcps.data.readers.d3rlpy import is_d3rlpy, read_d3rlpy
-from diffcps.data.readers.d4rl_hdf5 import read_hdf5
-from diffcps.data.readers.minari import is_minari, read_minari
-from diffcps.data.readers.npz import read_npz
-from diffcps.data.readers.ogbench import read_ogbench
-from diffcps.data.readers.robomimic import is_robomimic, read_robomimic
-from diffcps.data.readers.shards import SUFFIXES, find_shards, join
-from diffcps.data.readers.tables import read_table
-from diffcps.data.readers.trifinger import read_trifinger
-from diffcps.data.rows import PIECE_ROWS, RawRows
 from diffcps.data.scaling import Scaling
 from diffcps.data.suspicions import find_warnings
+from diffcps.readers.ogbench import read_ogbench
+from diffcps.readers.rows import PIECE_ROWS, RawRows
+from diffcps.readers.source import read_source, refuse_words
 from diffcps.tasks.catalogue import Task, catalogue, find_task
 from diffcps.types import (
     Account,
@@ -40,9 +31,6 @@ from diffcps.types import (
     UserError,
 )
 
-BUILTIN = "builtin"
-"""Names the dataset that comes with the package: half of a Hopper replay buffer."""
-MINARI_ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 BoxOf = Callable[[EnvironmentSpec | None], tuple[str, Box] | None]
 """Name and action box of the environment that scores a run on data of this environment; None where there is none."""
 
@@ -109,9 +97,11 @@ def load(
     environment: EnvironmentSpec | None = None,
     task: str | None = None,
     box_of: BoxOf = lambda _: None,
+    known: MeanAndStd | None = None,
 ) -> Dataset:
-    """As `load_dataset`. Where `box_of` knows the environment's action box, that of the data is compared with it."""
-    raw, rows, ends, task = read(source, reading, task)
+    """As `load_dataset`. Where `box_of` knows the environment's action box, that of the data is compared with it.
+    Observations that are to be normalised are so by `known`, the numbers of other data, else by their own."""
+    raw, rows, ends, task = read(source, reading, task, known)
     environment = environment if environment is not None else raw.environment
     where, box = box_of(environment) or ("", None)
     boxes = action_boxes(raw, rows.action, reading, box, where, source)
@@ -148,18 +138,23 @@ def load(
     )
     dataset = replace(dataset, info=replace(info, account=account))
     if reading.normalise_observation:
-        dataset = transforms.normalise_observation(dataset, rows.shift, rows.scale)
+        if known is None:
+            dataset = transforms.normalise_observation(dataset, rows.shift, rows.scale)
+        else:
+            dataset = transforms.normalise_with(dataset, *known, rows.shift, rows.scale)
     return transforms.transform_reward(dataset, reading.reward, reading.reward_scale)
 
 
-def read(source: str, reading: Reading, task: str | None = None) -> tuple[RawRows, Rows, Ends, str | None]:
+def read(
+    source: str, reading: Reading, task: str | None = None, known: MeanAndStd | None = None
+) -> tuple[RawRows, Rows, Ends, str | None]:
     """The rows of a source as it has them, checked, and which of them are transitions; and the task that they are used
-    for. Actions are in the source's units. As in `load_dataset`."""
+    for. Actions are in the source's units. As in `load`."""
     if task is None and source in catalogue():
         task = source
     purpose = None if task is None else find_task(task)
     raw = read_raw(source, reading)
-    rows = check_rows(raw, source, reading)
+    rows = check_rows(raw, source, reading, known)
     if purpose is not None:
         raw = _for_task(raw, rows, purpose, source)
     if reading.environments is not None and reading.environments != 1:
@@ -216,60 +211,10 @@ def _moved(array: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def read_raw(source: str, reading: Reading = Reading()) -> RawRows:  # noqa: B008 (it is immutable)
     """What a source holds, row by row and unchecked: fields are found and named, nothing else. Errors as above."""
-    if source in catalogue():
-        _refuse_words(reading, source, "a task's data")
-        return _read_task(find_task(source))
-    if source == BUILTIN:
-        _refuse_words(reading, source, "the built-in data")
-        with as_file(files("diffcps.data") / "builtin" / "hopper-replay.hdf5") as path:
-            return read_hdf5(path, source)
-    path = Path(source)
-    if "," in source and not path.exists():
-        names = source.split(",")
-        return join([_read_file(Path(name), name, reading) for name in names], names)
-    if path.suffix.lower() in (".zarr", ".mdb"):
-        _refuse_words(reading, source, "a TriFinger dataset")
-        return read_trifinger(path, source)
-    if is_minari(path) or (MINARI_ID.fullmatch(source) and not path.exists()):
-        _refuse_words(reading, source, "a Minari dataset")
-        return read_minari(source)
-    if path.is_dir() and path.suffix.lower() not in SUFFIXES:
-        shards = find_shards(path, source)
-        names = [str(file) for file in shards.files]
-        raw = join([_read_file(file, str(file), reading) for file in shards.files], names)
-        return raw._replace(ignored=(*raw.ignored, *shards.ignored))
-    return _read_file(path, source, reading)
-
-
-def _read_file(path: Path, source: str, reading: Reading) -> RawRows:
-    match path.suffix.lower():
-        case ".hdf5" | ".h5" if is_d3rlpy(path):
-            _refuse_words(reading, source, "a file of d3rlpy")
-            return read_d3rlpy(path, source)
-        case ".hdf5" | ".h5" if is_robomimic(path):
-            _refuse_words(replace(reading, observation_keys=()), source, "a file of robomimic")
-            return read_robomimic(path, source, reading.observation_keys)
-        case ".hdf5" | ".h5":
-            return read_hdf5(path, source, reading)
-        case ".npz":
-            _refuse_words(replace(reading, columns=()), source, "an npz file")
-            return read_npz(path, source, reading)
-        case ".csv" | ".parquet":
-            return read_table(path, source, reading.columns, reading.observation_keys)
-    if path.exists():
-        raise UserError(f"{source}: unknown suffix {path.suffix!r}; a data file is {', '.join(SUFFIXES)} or .zarr")
-    raise UserError(
-        f"{source}: no such file, and no Minari id (such as mujoco/hopper/medium-v0); "
-        f"name a file ({', '.join(SUFFIXES)}), a folder of them, a Minari dataset, a task (`diffcps data list`), or "
-        "builtin"
-    )
-
-
-def _refuse_words(reading: Reading, source: str, kind: str) -> None:
-    """Raises `UserError` for words about fields where a source has nothing that they could choose."""
-    for flag, words in (("--columns", reading.columns), ("--observation-keys", reading.observation_keys)):
-        if words:
-            raise UserError(f"{source}: {kind} has its fields where they belong: leave {flag} {' '.join(words)} out")
+    if source not in catalogue():
+        return read_source(source, reading)
+    refuse_words(reading, source, "a task's data")
+    return _read_task(find_task(source))
 
 
 def _read_task(task: Task) -> RawRows:
@@ -278,7 +223,7 @@ def _read_task(task: Task) -> RawRows:
         raise UserError(
             f"{task.id}: the data are not here; fetch them with `diffcps data get {task.id}`, or {where_from(task)}"
         )
-    raw = read_ogbench(path, task) if task.family == "ogbench" else read_raw(str(path))
+    raw = read_ogbench(path, task) if task.family == "ogbench" else read_source(str(path))
     if task.sha256 is not None and raw.sha256 != task.sha256:
         raise UserError(f"{path}: not the published file of {task.id} (another SHA-256); remove it and get it again")
     return raw

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.data.rows import PIECE_ROWS
+from diffcps.readers.rows import PIECE_ROWS
 
 LEAST_ROWS = 100
 """Below so many rows nothing is said of their order where there are no next observations: chance would speak."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffcps.data.checks import mean_and_deviation
-from diffcps.data.rows import PIECE_ROWS
+from diffcps.readers.rows import PIECE_ROWS
 from diffcps.types import Dataset
 
 SHORTEST_TIME_LIMIT = 20

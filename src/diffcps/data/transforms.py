@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from diffcps.data.checks import mean_and_deviation
-from diffcps.data.rows import PIECE_ROWS
-from diffcps.data.scaling import Scaling
-from diffcps.types import Dataset, EnvObservation, RewardTransform, UserError
+from diffcps.readers.rows import PIECE_ROWS
+from diffcps.types import Dataset, RewardTransform, UserError
 
 
 def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.0) -> Dataset:
@@ -103,8 +102,16 @@ def normalise_observation(
     return replace(dataset, info=replace(dataset.info, observation_mean=of_policy[0], observation_std=of_policy[1]))
 
 
-def normalise_with(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+def normalise_with(
+    dataset: Dataset,
+    mean: np.ndarray,
+    std: np.ndarray,
+    shift: np.ndarray | float = 0.0,
+    scale: np.ndarray | float = 1.0,
+) -> Dataset:
     """x -> (x - mean) / std on observation and next_observation, with numbers of other data, (obs,) each.
+
+    The observations of the source are shift + scale * those of `dataset`, whose arrays the result takes over.
 
     Raises `UserError` where the observations were normalised before, or have another size.
     """
@@ -115,14 +122,10 @@ def normalise_with(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, 
             f"{dataset.info.source}: observations have {dataset.spec.observation_size} numbers, and are to be "
             f"normalised by {len(mean)}; take data of the same task"
         )
-    info = replace(dataset.info, observation_mean=mean, observation_std=std)
-    scaling = Scaling.of(info)
-    return replace(
-        dataset,
-        observation=scaling.observation(EnvObservation(np.asarray(dataset.observation))),
-        next_observation=scaling.observation(EnvObservation(np.asarray(dataset.next_observation))),
-        info=info,
-    )
+    for array in (np.asarray(dataset.observation), np.asarray(dataset.next_observation)):
+        rescale(array, (mean - shift) / scale, std / scale)
+    of_policy = (tuple(mean.tolist()), tuple(std.tolist()))
+    return replace(dataset, info=replace(dataset.info, observation_mean=of_policy[0], observation_std=of_policy[1]))
 
 
 def rescale(array: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class _Writer(Protocol):
+class _Frames(Protocol):
     """What `imageio` writes a video with; it leaves the type open."""
 
     def append_data(self, frame: np.ndarray, /) -> None: ...
@@ -86,13 +86,13 @@ def _check_extra() -> None:
         raise UserError("writing a video needs imageio with ffmpeg: pip install 'diffcps[video]'") from error
 
 
-def _writer(path: Path, frames_per_second: float) -> _Writer:
+def _writer(path: Path, frames_per_second: float) -> _Frames:
     import imageio.v2 as imageio
 
     # macro_block_size: the codec needs even sides; imageio's default of 16 would rescale most pictures.
     comment = ["-metadata", f"comment={VIDEO_COMMENT}"]
     writer = imageio.get_writer(path, fps=frames_per_second, macro_block_size=2, output_params=comment)
-    return cast(_Writer, writer)
+    return cast(_Frames, writer)
 
 
 def _first_frame(made: gymnasium.Env, environment: EnvironmentSpec | str) -> np.ndarray:

@@ -35,7 +35,7 @@ from diffcps.paper.toy_runs import (
     stitching_trajectories,
 )
 from diffcps.plots import GREY, INK, save_figure
-from diffcps.run import fields
+from diffcps.records import fields
 from diffcps.storage import Json, write_json
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffcps.paper.methods import METHODS
-from diffcps.run.settings import Settings
+from diffcps.records.settings import Settings
 from diffcps.types import UserError
 
 DPI = 110

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffcps.run.fields import values_of
+from diffcps.records.fields import values_of
 from diffcps.storage import write_atomically
 from diffcps.types import Configuration
 

@@ -20,8 +20,8 @@ from diffcps.envs.make import make_environment
 from diffcps.paper.job import Job
 from diffcps.paper.methods import METHODS
 from diffcps.paper.ring import ring_scores
-from diffcps.run import fields
-from diffcps.run.folder import RunFolder
+from diffcps.records import fields
+from diffcps.records.folder import RunFolder
 from diffcps.run.policy import Policy, load_policy, load_run
 from diffcps.run.progress import Live
 from diffcps.run.train import train

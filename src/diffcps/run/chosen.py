@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from diffcps.run.record import Evaluation
+from diffcps.records.record import Evaluation
 from diffcps.training import checkpoint
 from diffcps.types import Tree
 

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import mean_and_std_over_members
 from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, TEAL, save_figure, tidy
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import Evaluation, Measurement, Reference, RunRecord
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import Evaluation, Measurement, Reference, RunRecord
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Member
 from diffcps.types import Metric

@@ -14,11 +14,11 @@ from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.rollout import Episodes, roll_out
 from diffcps.evaluation.video import record_video
-from diffcps.run.environment import reference_of
+from diffcps.records.environment import reference_of
+from diffcps.records.record import Evaluation, MemberEpisodes, RunEvaluation, RunRecord
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
 from diffcps.run.preflight import check_environment, check_seeds
 from diffcps.run.progress import Display
-from diffcps.run.record import Evaluation, MemberEpisodes, RunEvaluation, RunRecord
 from diffcps.tasks.references import normalised_score
 from diffcps.training.loop import Training
 from diffcps.training.members import Member, Program

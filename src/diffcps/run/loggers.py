@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
+from diffcps.records.record import Evaluation, Measurement, RunRecord
 from diffcps.run.progress import Display, Silent
-from diffcps.run.record import Evaluation, Measurement, RunRecord
 from diffcps.types import UserError
 
 
-class _Writer(Protocol):
+class _Scalars(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object: ...
     def flush(self) -> object: ...
     def close(self) -> object: ...
@@ -33,8 +33,8 @@ class TensorBoard(Silent):
             from tensorboardX import SummaryWriter  # pyright: ignore
         except ImportError:
             raise UserError("--tensorboard needs tensorboardX: pip install 'diffcps[tensorboard]'") from None
-        self._open: Callable[[str], _Writer] = lambda name: SummaryWriter(str(folder / name))
-        self._writers: list[_Writer] = []
+        self._open: Callable[[str], _Scalars] = lambda name: SummaryWriter(str(folder / name))
+        self._writers: list[_Scalars] = []
 
     def __enter__(self) -> TensorBoard:
         return self

@@ -17,9 +17,9 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.scaling import Scaling
-from diffcps.run import fields
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import RunRecord
+from diffcps.records import fields
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import RunRecord
 from diffcps.storage import Json
 from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program

@@ -18,8 +18,8 @@ import numpy as np
 from diffcps.data.actions import Box
 from diffcps.envs.make import EnvironmentSizes, boxes, make_environment
 from diffcps.evaluation.rollout import check_time_limit, success_of
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import RunRecord
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import RunRecord
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Program
 from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Need, UserError

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.account import account_lines
-from diffcps.run.record import Evaluation, Measurement, RunRecord
+from diffcps.records.record import Evaluation, Measurement, RunRecord
 from diffcps.run.table import number_text, score_text
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Member

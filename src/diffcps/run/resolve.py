@@ -10,13 +10,14 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.actions import Box
-from diffcps.data.load import BUILTIN, load
+from diffcps.data.load import load
 from diffcps.envs.make import environment_sizes
 from diffcps.presets import NO_PRESET, presets_of
-from diffcps.run import fields
-from diffcps.run.environment import chosen_environment
-from diffcps.run.record import RunRecord
-from diffcps.run.settings import Settings
+from diffcps.readers.source import BUILTIN
+from diffcps.records import fields
+from diffcps.records.environment import chosen_environment
+from diffcps.records.record import RunRecord
+from diffcps.records.settings import Settings
 from diffcps.run.start import Start
 from diffcps.tasks.catalogue import Task, find_task
 from diffcps.types import Configuration, Dataset, EnvironmentSpec, Reading, Real, UserError
@@ -54,13 +55,12 @@ class Request:
     """The run whose weights it begins with."""
 
     def load(self) -> Dataset:
-        """The data of the run; with a `start` their observations stay as they are: it says how they are scaled.
+        """The data of the run; where `start` had its observations normalised, they are so by its numbers.
 
         Raises `UserError`.
         """
-        normalise = self.reading.normalise_observation and self.start is None
-        reading = dataclasses.replace(self.reading, normalise_observation=normalise)
-        return load(self.source, reading, task=self.task, box_of=self._box_of)
+        known = None if self.start is None else self.start.mean_and_std
+        return load(self.source, self.reading, task=self.task, box_of=self._box_of, known=known)
 
     def _box_of(self, of_data: EnvironmentSpec | None) -> tuple[str, Box] | None:
         """Name and action box of the environment that scores the run; None where it has no bounds, or there is none."""

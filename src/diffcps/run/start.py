@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.data.hashes import sha256_of_file
+from diffcps.data.checks import MeanAndStd
 from diffcps.data.transforms import normalise_with
-from diffcps.run import fields
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import InitialWeights, RunRecord
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.records import fields
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import InitialWeights, RunRecord
 from diffcps.training import checkpoint
 from diffcps.training.members import Program
 from diffcps.types import Configuration, Dataset, DatasetInfo, Spec, Tree, UserError
@@ -29,6 +30,12 @@ class Start(NamedTuple):
     weights: InitialWeights
     data: DatasetInfo
     """Action box and scaling of the observations."""
+
+    @property
+    def mean_and_std(self) -> MeanAndStd | None:
+        """By which its observations were normalised."""
+        mean, std = self.data.observation_mean, self.data.observation_std
+        return None if mean is None or std is None else (np.asarray(mean), np.asarray(std))
 
 
 def start_of(init_from: str | Path | None, stored: RunRecord | None) -> Start | None:
@@ -58,10 +65,10 @@ def fitted(dataset: Dataset, start: Start) -> Dataset:
 
     Raises `UserError` where actions or observations mean something else.
     """
-    run, before = start.weights.run, start.data
-    if before.observation_mean is not None and before.observation_std is not None:
-        if dataset.info.observation_mean is None:
-            dataset = normalise_with(dataset, before.observation_mean, before.observation_std)
+    run, before, known = start.weights.run, start.data, start.mean_and_std
+    if known is not None and dataset.info.observation_mean is None:
+        copy = {name: np.array(getattr(dataset, name)) for name in ("observation", "next_observation")}
+        dataset = normalise_with(dataclasses.replace(dataset, **copy), *known)
     data = dataset.info
     if (data.observation_mean, data.observation_std) != (before.observation_mean, before.observation_std):
         raise UserError(

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, mean_and_std_over_members
-from diffcps.run.folder import RunFolder
-from diffcps.run.record import SCORE_KINDS, Evaluation, MemberScores, Reference, RunEvaluation, Summary
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import SCORE_KINDS, Evaluation, MemberScores, Reference, RunEvaluation, Summary
 from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 

@@ -22,17 +22,17 @@ from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.scores import Scores, four_scores
 from diffcps.presets import presets_of
-from diffcps.run import fields
+from diffcps.records import fields
+from diffcps.records.environment import environment_of, reference_of
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
+from diffcps.records.settings import NO_ENVIRONMENT, Settings
 from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
-from diffcps.run.environment import environment_of, reference_of
 from diffcps.run.evaluate import evaluate_members, of_member, rows_to_diagnose
-from diffcps.run.folder import RunFolder
 from diffcps.run.policy import program_of
 from diffcps.run.preflight import check_box, check_disk, check_needs, preflight, with_limits_noticed
 from diffcps.run.progress import Display, Silent
-from diffcps.run.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
 from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
-from diffcps.run.settings import NO_ENVIRONMENT, Settings
 from diffcps.run.start import fitted, initial_state, start_of
 from diffcps.storage import Json
 from diffcps.training import loop

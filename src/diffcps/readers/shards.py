@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffcps.data.readers.names import natural_order
-from diffcps.data.rows import FIELDS, Joined, RawRows, Values, whole
+from diffcps.readers.names import natural_order
+from diffcps.readers.rows import FIELDS, Joined, RawRows, Values, whole
 from diffcps.types import UserError
 
 SUFFIXES = (".npz", ".hdf5", ".h5", ".csv", ".parquet")

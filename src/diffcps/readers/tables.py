@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.layout import ABSENT, first_line, refuse_riddles
-from diffcps.data.readers.names import listed, natural_order, nearest
-from diffcps.data.readers.parts import choose_keys
-from diffcps.data.rows import FIELDS, PIECE_ROWS, RawRows
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.layout import ABSENT, first_line, refuse_riddles
+from diffcps.readers.names import listed, natural_order, nearest
+from diffcps.readers.parts import choose_keys
+from diffcps.readers.rows import FIELDS, PIECE_ROWS, RawRows
 from diffcps.types import UserError
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.names import listed, natural_order
-from diffcps.data.readers.parts import (
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.names import listed, natural_order
+from diffcps.readers.parts import (
     Beside,
     array_at,
     beside,
@@ -28,15 +28,23 @@ from diffcps.data.readers.parts import (
     group_at,
     open_hdf5,
     read_flags,
+    require_rows,
     vector_sizes,
 )
-from diffcps.data.rows import RawRows, whole
+from diffcps.readers.rows import RawRows, whole
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
     import h5py
 
-READ = ("actions", "rewards", "dones", "obs", "next_obs")
+READ = {
+    "observation": "obs",
+    "action": "actions",
+    "reward": "rewards",
+    "terminal": "dones",
+    "next_observation": "next_obs",
+}
+"""Our field -> its name in a demonstration."""
 
 
 def is_robomimic(path: Path) -> bool:
@@ -62,70 +70,72 @@ def read_robomimic(path: Path, source: str, observation_keys: tuple[str, ...]) -
     Raises `UserError` where the file is damaged, a demonstration lacks what others have or differs in sizes, a key does
     not exist or is no vector, or keys are needed.
     """
-    import h5py
-
     sha256 = sha256_of_file(path, source)
     with open_hdf5(path, source) as file:
-        data = group_at(file, "data", source)
-        demos = [
-            f"data/{name}"
-            for name in natural_order(data)
-            if isinstance(data[name], h5py.Group) and f"{name}/actions" in data and _rows(data, name, source)
-        ]
-        if not demos:
-            raise UserError(f"{source}: no demonstration in `data` has a row; it needs at least one")
-        has = {field: _in_all(file, demos, field, source) for field in READ}
-        if not has["obs"]:
-            raise UserError(
-                f"{source}: the demonstrations have no `obs`; extract the observations first, with robomimic's "
-                "dataset_states_to_obs.py"
-            )
+        demos = _demonstrations(file, source)
         first = group_at(file, demos[0], source)
         parts = choose_keys(vector_sizes(group_at(first, "obs", source)), observation_keys, source, "obs")
-        columns = {
-            field: beside(file, [tuple(f"{demo}/{array}" for array in arrays) for demo in demos], path, source)
-            for field, arrays in {
-                **{field: (field,) for field in ("actions", "rewards", "dones")},
-                **{field: tuple(f"{field}/{key}" for key in parts.keys) for field in ("obs", "next_obs")},
-            }.items()
-            if has[field] and all(_in_all(file, demos, array, source) for array in arrays)
-        }
+        columns = _columns(file, demos, parts.keys, path, source)
         lengths = np.array([_rows(file, demo, source) for demo in demos])
         _check_lengths(file, demos, columns, source)
+        data = group_at(file, "data", source)
         ignored = (
             *natural_order(name for name in list(file) if name != "data"),
             *(f"data/{name}" for name in natural_order(data) if f"data/{name}" not in demos),
-            *natural_order(name for name in list(first) if name not in READ),
+            *natural_order(name for name in list(first) if name not in READ.values()),
             *(f"obs/{name}" for name in parts.ignored),
         )
         notes = [*parts.notes, *_notes(file, source)]
     terminal = None
-    if "dones" in columns:
-        terminal, said = _read_terminals(columns["dones"], columns.get("rewards"), lengths)
+    if "terminal" in columns:
+        terminal, said = _read_terminals(columns["terminal"], columns.get("reward"), lengths)
         notes += said
     return RawRows(
-        observation=columns["obs"],
-        action=columns["actions"],
-        reward=columns.get("rewards"),
+        observation=columns["observation"],
+        action=columns["action"],
+        reward=columns.get("reward"),
         terminal=terminal,
         timeout=None,
-        next_observation=columns.get("next_obs"),
-        names={
-            field: name
-            for field, name in (
-                ("observation", "obs"),
-                ("action", "actions"),
-                ("reward", "rewards"),
-                ("terminal", "dones"),
-                ("next_observation", "next_obs"),
-            )
-            if name in columns
-        },
+        next_observation=columns.get("next_observation"),
+        names={field: READ[field] for field in columns},
         sha256=sha256,
         episode=np.repeat(np.arange(len(demos), dtype=np.int32), lengths),
         ignored=ignored,
         notes=tuple(notes),
     )
+
+
+def _demonstrations(file: h5py.File, source: str) -> list[str]:
+    """Paths of the groups that have a step, in natural order. Raises `UserError` where there is none."""
+    import h5py
+
+    data = group_at(file, "data", source)
+    demos = [
+        f"data/{name}"
+        for name in natural_order(data)
+        if isinstance(data[name], h5py.Group) and f"{name}/actions" in data and _rows(data, name, source)
+    ]
+    if not demos:
+        raise UserError(f"{source}: no demonstration in `data` has a row; it needs at least one")
+    if not _in_all(file, demos, "obs", source):
+        raise UserError(
+            f"{source}: the demonstrations have no `obs`; extract the observations first, with robomimic's "
+            "dataset_states_to_obs.py"
+        )
+    return demos
+
+
+def _columns(file: h5py.File, demos: list[str], keys: tuple[str, ...], path: Path, source: str) -> dict[str, Beside]:
+    """Field -> its arrays in the demonstrations, one below the other, for the fields that all of them have."""
+    arrays = {
+        field: tuple(f"{name}/{key}" for key in keys) if name in ("obs", "next_obs") else (name,)
+        for field, name in READ.items()
+    }
+    return {
+        field: beside(file, [tuple(f"{demo}/{array}" for array in of_field) for demo in demos], path, source)
+        for field, of_field in arrays.items()
+        if _in_all(file, demos, READ[field], source) and all(_in_all(file, demos, array, source) for array in of_field)
+    }
 
 
 def _rows(file: h5py.Group, demo: str, source: str) -> int:
@@ -150,11 +160,7 @@ def _check_lengths(file: h5py.File, demos: list[str], columns: dict[str, Beside]
         rows = _rows(file, demo, source)
         for column in columns.values():
             name = column.arrays[place][0]
-            if (found := array_at(file, name, source).shape[0]) != rows:
-                raise UserError(
-                    f"{source}: `{name}` has {found} rows and `{demo}/actions` has {rows}; every field "
-                    "needs one row per step"
-                )
+            require_rows(name, array_at(file, name, source).shape[0], f"{demo}/actions", rows, source)
 
 
 def _read_terminals(dones: Beside, rewards: Beside | None, lengths: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from diffcps.run.record import Evaluation, Measurement, RunEvaluation, RunRecord, Summary
+from diffcps.records.record import Evaluation, Measurement, RunEvaluation, RunRecord, Summary
 from diffcps.storage import append_rows, locked, plain_name, read_json, read_rows, write_atomically, write_json
 from diffcps.training.members import Member
 from diffcps.types import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffcps.envs.names import Environment, named
-from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.records.settings import NO_ENVIRONMENT, Settings
 from diffcps.tasks.names import unversioned
 from diffcps.tasks.references import reference_scores
 from diffcps.types import DatasetInfo, EnvironmentSpec, UserError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.rows import FIELDS, RawRows
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.rows import FIELDS, RawRows
 from diffcps.tasks.catalogue import Task
 from diffcps.types import UserError
 

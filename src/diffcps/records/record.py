@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, Scores
-from diffcps.run import fields
-from diffcps.run.environment import Reference
-from diffcps.run.settings import NO_ENVIRONMENT, Settings
+from diffcps.records import fields
+from diffcps.records.environment import Reference
+from diffcps.records.settings import NO_ENVIRONMENT, Settings
 from diffcps.storage import Json, JsonRow
 from diffcps.training.members import Member, expand
 from diffcps.types import Account, Configuration, DatasetInfo, EnvironmentSpec, Reading, Spec, UserError

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data.hashes import sha256_of_arrays
-from diffcps.data.readers.layout import first_line
-from diffcps.data.rows import RawRows
+from diffcps.readers.hashes import sha256_of_arrays
+from diffcps.readers.layout import first_line
+from diffcps.readers.rows import RawRows
 from diffcps.tasks.catalogue import catalogue
 from diffcps.types import EnvironmentSpec, UserError
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.names import listed, natural_order
-from diffcps.data.readers.parts import Beside, array_at, beside, open_hdf5, read_flags
-from diffcps.data.rows import RawRows
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.names import listed, natural_order
+from diffcps.readers.parts import Beside, array_at, beside, open_hdf5, read_flags, require_rows
+from diffcps.readers.rows import RawRows
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -72,11 +72,8 @@ def _read_episodes(file: h5py.File, path: Path, source: str, sha256: str) -> Raw
         raise UserError(f"{source}: episode {int((lengths == 0).argmax())} has no steps; write the dump without it")
     for name in ("observations", "rewards"):
         for episode, names in enumerate(arrays[name]):
-            if (rows := array_at(file, names[0], source).shape[0]) != lengths[episode]:
-                raise UserError(
-                    f"{source}: `{names[0]}` has {rows} rows and `actions_{episode}` has "
-                    f"{lengths[episode]}; write the dump again"
-                )
+            rows = array_at(file, names[0], source).shape[0]
+            require_rows(names[0], rows, f"actions_{episode}", int(lengths[episode]), source)
     terminated = np.array([bool(_values(file, name, source).all()) for (name, *_) in arrays["terminated"]])
     last = np.cumsum(lengths) - 1
     terminal, timeout = np.zeros((2, lengths.sum()), bool)
@@ -143,11 +140,7 @@ def _read_flat(file: h5py.File, path: Path, source: str, sha256: str) -> RawRows
     names = {field: f"{field}s" for field in ("observation", "action", "reward", "terminal")}
     if "episode_terminals" in file:
         ends = read_flags(beside(file, [("episode_terminals",)], path, source), "episode_terminals")
-        if len(ends) != len(terminal):
-            raise UserError(
-                f"{source}: `episode_terminals` has {len(ends)} rows and `terminals` has {len(terminal)}; every field "
-                "needs one row per step"
-            )
+        require_rows("episode_terminals", len(ends), "terminals", len(terminal), source)
         timeout = ends & ~terminal
         names["timeout"] = "episode_terminals"
         notes = _cut(int(timeout.sum()))

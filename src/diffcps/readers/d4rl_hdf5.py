@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.layout import ATTRIBUTES, find_fields, raw_rows
-from diffcps.data.readers.parts import beside, open_hdf5, read_group
-from diffcps.data.rows import RawRows, Values
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.layout import ATTRIBUTES, find_fields, raw_rows
+from diffcps.readers.parts import beside, open_hdf5, read_group
+from diffcps.readers.rows import RawRows, Values
 from diffcps.types import Reading, UserError
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from diffcps.data.hashes import sha256_of_file
-from diffcps.data.readers.layout import ATTRIBUTES, find_fields, first_line, raw_rows
-from diffcps.data.rows import RawRows
+from diffcps.readers.hashes import sha256_of_file
+from diffcps.readers.layout import ATTRIBUTES, find_fields, first_line, raw_rows
+from diffcps.readers.rows import RawRows
 from diffcps.types import Reading, UserError
 
 

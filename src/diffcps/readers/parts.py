@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffcps.data.readers.layout import first_line
-from diffcps.data.readers.names import listed, natural_order, nearest
-from diffcps.data.rows import PIECE_ROWS
+from diffcps.readers.layout import first_line
+from diffcps.readers.names import listed, natural_order, nearest
+from diffcps.readers.rows import PIECE_ROWS
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
@@ -192,3 +192,11 @@ def read_flags(column: Beside, name: str) -> np.ndarray:
         found[start : start + len(piece)] = flags[:, 0] != 0
         start += len(piece)
     return found
+
+
+def require_rows(name: str, rows: int, other: str, expected: int, source: str) -> None:
+    """Raises `UserError` unless both arrays have as many rows."""
+    if rows != expected:
+        raise UserError(
+            f"{source}: `{name}` has {rows} rows and `{other}` has {expected}; every field needs one row per step"
+        )

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from diffcps.data.environment import SPECIFICATIONS, recorded_environment
-from diffcps.data.readers.names import nearest
-from diffcps.data.rows import FIELDS, RawRows, Values
+from diffcps.readers.environment import SPECIFICATIONS, recorded_environment
+from diffcps.readers.names import nearest
+from diffcps.readers.rows import FIELDS, RawRows, Values
 from diffcps.types import EnvironmentSpec, UserError
 
 SPELLINGS = {field: (f"{field}s", field) for field in FIELDS} | {

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from diffcps.data.environment import recorded_environment
-from diffcps.data.hashes import sha256_of_arrays
-from diffcps.data.readers.layout import first_line, number
-from diffcps.data.rows import FIELDS, RawRows
+from diffcps.readers.environment import recorded_environment
+from diffcps.readers.hashes import sha256_of_arrays
+from diffcps.readers.layout import first_line, number
+from diffcps.readers.rows import FIELDS, RawRows
 from diffcps.types import UserError
 
 if TYPE_CHECKING:
