@@ -10,7 +10,6 @@ import pytest
 from diffcps.algorithms import ALGORITHMS
 from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, STATES, Training, bandit, dataset_of, near_a_mode
 
-
 DIFFUSION_CRITICS = ["diffcps", pytest.param("diffusion_ql", marks=pytest.mark.slow)]
 """Both learn Q by the same functions, and Diffusion-QL equals its authors' program in tests/golden: one is enough."""
 

@@ -189,5 +189,7 @@ def test_observations_far_from_0_keep_their_digits(tmp_path):
 def test_the_datasets_own_arrays_stay_as_they_are(origin):
     dataset = newer()
     before = np.array(dataset.observation)
-    fitted(dataset, start_of(origin, None))
+    start = start_of(origin, None)
+    assert start is not None
+    fitted(dataset, start)
     np.testing.assert_array_equal(dataset.observation, before)
