@@ -42,6 +42,18 @@ def golden() -> Callable[[str], Arrays]:
     return load_golden
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory) -> Iterator[None]:
+    """A program that was compiled before in this process is taken from disk, even where other functions made it.
+
+    Each worker has a folder of its own, because JAX does not write the files whole or not at all.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 MANY_MAPS = 20_000
 """Memory maps at which compiled programs are dropped; Linux allows a process 65,530 by default."""
 

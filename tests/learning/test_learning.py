@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 import pytest
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.diffusion import sampler
 from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, STATES, Training, bandit, dataset_of, near_a_mode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looped_chains() -> Iterator[None]:
+    """Reverse chains as loops, which compile sooner; that nothing else changes is held by tests/diffusion."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "UNROLL", 1)
+        yield
+
 
 DIFFUSION_CRITICS = ["diffcps", pytest.param("diffusion_ql", marks=pytest.mark.slow)]
 """Both learn Q by the same functions, and Diffusion-QL equals its authors' program in tests/golden: one is enough."""
