@@ -13,7 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
+from diffcps.algorithms import (
+    ALGORITHMS,
+    awac,
+    awr,
+    bc,
+    bcq,
+    bear,
+    diffcps,
+    diffusion_bc,
+    diffusion_ql,
+    iql,
+    sfbc,
+    td3_bc,
+)
 from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
@@ -88,6 +101,18 @@ TABLE = [
         awr.Config(**RATES, width=16, second_width=16, batch_size=8, iterations=2),
         moves={"critic": 0, "actor": 1},
         draws_nothing=("update", "act", "diagnose"),
+    ),
+    Row(
+        iql,
+        iql.Config(**RATES, value_learning_rate=0.01, width=16, depth=1, batch_size=8, target_rate=0.1),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        draws_nothing=("update", "act", "diagnose"),
+    ),
+    Row(
+        awac,
+        awac.Config(**RATES, width=16, depth=1, batch_size=8, target_rate=0.1),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        draws_nothing=("act",),
     ),
     Row(
         sfbc,
@@ -510,7 +535,7 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ROWS for part in ("vae", "critic", "actor", "multiplier")]
+PARTS = [(name, part) for name in ROWS for part in ("vae", "value", "critic", "actor", "multiplier")]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
@@ -533,8 +558,8 @@ def test_a_rate_of_zero_stops_its_own_part_alone(name, part):
         moves = stage_that_moves(name, other) == stage
         assert equal(model, moving_parts(before)[other]) == (other == part or not moves), other
         assert equal(moving_parts(usual)[other], moving_parts(before)[other]) == (not moves), other
-        # VAE and critic move first and the policy then reads them; nothing else reads what a part has just become.
-        if other != part and part not in ("vae", "critic"):
+        # VAE, V and critic move first and others then read them; nothing else reads what a part has just become.
+        if other != part and part not in ("vae", "value", "critic"):
             assert equal(model, moving_parts(usual)[other]), other
 
 

@@ -54,6 +54,15 @@ kitchen-mixed              3e-4 0.005 no 10
 """
 
 
+ROBOTS = ("halfcheetah", "hopper", "walker2d")
+MAZES = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
+ANTMAZE = [f"antmaze-{maze}" for maze in MAZES]
+# IQL (arXiv:2110.06169), section 5, and its program: expectile, beta, rewards. AWAC as CORL runs it: lambda, rewards.
+LOCOMOTION = [f"{robot}-{data}" for robot in ROBOTS for data in ("medium", "medium-replay", "medium-expert")]
+IQL = {"locomotion": (0.7, 3.0, "iql_locomotion"), "antmaze": (0.9, 10.0, "iql_antmaze")}
+AWAC = {"locomotion": (0.3333, "none"), "antmaze": (0.1, "iql_antmaze")}
+
+
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
 
@@ -97,6 +106,22 @@ def test_diffusion_bc_has_the_learning_rates_of_the_same_table():
     presets = presets_of("diffusion_bc")
     found = {task: (preset.reward, preset.fields) for task, preset in presets.items()}
     assert found == {row[0]: (reward(row[0]), {"learning_rate": float(row[1])}) for row in rows(DIFFUSION_QL)}
+
+
+def test_iql_has_a_row_for_each_locomotion_and_antmaze_task():
+    presets = presets_of("iql")
+    assert set(presets) == {*LOCOMOTION, *ANTMAZE}
+    for task, preset in presets.items():
+        expectile, beta, rewards = IQL["antmaze" if task in ANTMAZE else "locomotion"]
+        assert (preset.reward, preset.fields) == (rewards, {"expectile": expectile, "inverse_temperature": beta}), task
+
+
+def test_awac_has_a_row_for_each_locomotion_and_antmaze_task():
+    presets = presets_of("awac")
+    assert set(presets) == {*LOCOMOTION, *ANTMAZE}
+    for task, preset in presets.items():
+        temperature, rewards = AWAC["antmaze" if task in ANTMAZE else "locomotion"]
+        assert (preset.reward, preset.fields) == (rewards, {"temperature": temperature}), task
 
 
 @pytest.mark.parametrize("method", list(ALGORITHMS))

@@ -164,11 +164,7 @@ def initialised(network: MLP, head: float, key: Key) -> MLP:
     biases = [jnp.full_like(layer.bias, HIDDEN_BIAS) for layer in hidden]
     weights.append(uniform(key_weight, last.weight, head))
     biases.append(uniform(key_bias, last.bias, head))
-    return eqx.tree_at(
-        lambda network: [*(layer.weight for layer in network.layers), *(layer.bias for layer in network.layers)],
-        network,
-        [*weights, *biases],
-    )
+    return network.with_parameters(weights, biases)
 
 
 def new_critic(spec: Spec, hidden: tuple[int, ...], key: Key) -> Critic:
