@@ -640,8 +640,9 @@ def test_what_the_critics_learn_comes_from_the_targets(name, target):
     state = trained(name)
 
     def errors(state) -> list[float]:
-        """The critics' error in an update before the policy moves, and in a diagnosis."""
-        return [float(update(name, state, 4)[1]["critic/loss"]), float(diagnosis(name, state)["critic/td_error"])]
+        """The critics' error in an update before the policy moves, and in a diagnosis (or that of V, between them)."""
+        learned = "value/loss" if "value/loss" in ROWS[name].method.METRICS else "critic/td_error"
+        return [float(update(name, state, 4)[1]["critic/loss"]), float(diagnosis(name, state)[learned])]
 
     usual = errors(state)
     by_target = errors(state._replace(**{target: nudged(getattr(state, target))}))
