@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
+from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, crr, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
 from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
@@ -82,6 +82,16 @@ TABLE = [
         ),
         targets={"target_critic": ("target_rate", EVERY_UPDATE)},
         own_start=("target_critic",),
+    ),
+    Row(
+        crr,
+        crr.Config(
+            **RATES,
+            **{"width": 16, "depth": 1, "batch_size": 8, "max_grad_norm": 1.0, "target_rate": 0.1},
+            **{"filter": "exp", "max_weight": 1.5},
+        ),
+        targets={"target_actor": ("target_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
+        own_start=("target_actor",),
     ),
     Row(
         awr,
