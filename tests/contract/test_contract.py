@@ -20,6 +20,7 @@ from diffcps.algorithms import (
     bc,
     bcq,
     bear,
+    crr,
     diffcps,
     diffusion_bc,
     diffusion_ql,
@@ -95,6 +96,16 @@ TABLE = [
         ),
         targets={"target_critic": ("target_rate", EVERY_UPDATE)},
         own_start=("target_critic",),
+    ),
+    Row(
+        crr,
+        crr.Config(
+            **RATES,
+            **{"width": 16, "depth": 1, "batch_size": 8, "max_grad_norm": 1.0, "target_rate": 0.1},
+            **{"filter": "exp", "max_weight": 1.5},
+        ),
+        targets={"target_actor": ("target_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
+        own_start=("target_actor",),
     ),
     Row(
         awr,

@@ -80,3 +80,43 @@ class Gaussian(eqx.Module):
         if not self.learns_std:
             return jax.lax.stop_gradient(self.log_std)
         return jnp.clip(self.log_std, *self.log_std_range)
+
+
+class ConditionalGaussian(eqx.Module):
+    """N(tanh(mean(s)), diag(std(s)^2)): mean and log-std by one MLP, the two halves of its last layer.
+
+    The density is over all of R^act and has no term for the tanh, which holds the mean in the box [-1, 1] but no
+    sample: clip actions where they are used. The log-std is clipped to `log_std_range`, outside of which it has no
+    gradient.
+    Reference: the policy of CRR (arXiv:2006.15134) in the program of d3rlpy.
+    """
+
+    network: MLP
+    log_std_range: tuple[float, float] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: tuple[int, ...],
+        key: Key,
+        activation: Activation = jax.nn.relu,
+        log_std_range: tuple[float, float] = (-20.0, 2.0),
+    ):
+        self.network = MLP((spec.observation_size, *hidden, 2 * spec.action_size), key, activation)
+        self.log_std_range = log_std_range
+
+    def __call__(self, observation: Float[Array, "*b obs"]) -> tuple[Float[Array, "*b act"], Float[Array, "*b act"]]:
+        """Mean, which is also the mode, and log-std."""
+        mean, log_std = jnp.split(self.network(observation), 2, axis=-1)
+        return jnp.tanh(mean), jnp.clip(log_std, *self.log_std_range)
+
+    def log_prob(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
+        """log N(a; tanh(mean(s)), diag(std(s)^2)), summed over the dimensions of the action."""
+        mean, log_std = self(observation)
+        z = (action - mean) * jnp.exp(-log_std)
+        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
+
+    def sample(self, observation: Float[Array, "*b obs"], noise: Float[Array, "*b k act"]) -> Float[Array, "*b k act"]:
+        """tanh(mean(s)) + std(s) noise_k: k samples for each observation, not clipped."""
+        mean, log_std = self(observation)
+        return mean[..., None, :] + jnp.exp(log_std)[..., None, :] * noise

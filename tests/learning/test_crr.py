@@ -1,0 +1,83 @@
+"""CRR on problems with known answers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from diffcps.types import NetObservation
+from tests.learning.test_learning import DISCOUNT, LINE, exact_q, step_on_the_line
+from tests.problems import STATES, Training, bandit, dataset_of
+
+# --- The choice between two modes ---
+
+RATES: dict[str, Any] = {"actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3}
+HOT = 1e6
+"""At this temperature every weight is 1: cloning."""
+
+
+@cache
+def means(filter: str, *temperatures: float) -> np.ndarray:
+    """Mean of the policy in each state, times the state: 0.8 is the better mode. A row for each temperature."""
+    swept = [{"temperature": temperature} for temperature in temperatures] or [{}]
+    training = Training(
+        "crr", bandit("matching"), swept, width=32, filter=filter, acting="mean", decay_updates=800, **RATES
+    )
+    training.advance(800)
+    observation = np.broadcast_to(np.array(STATES, np.float32)[:, None], (len(swept), 2, 1))
+    return training.program.act(training.state, NetObservation(observation), 800, 0)[..., 0] * np.array(STATES)
+
+
+def test_the_binary_filter_clones_the_better_mode():
+    # Once the policy knows the better mode, what passes is the side of it that the critic takes for a little better.
+    assert np.all(means("binary") > 0.65)
+
+
+def test_exponential_weights_clone_it_where_the_temperature_is_low():
+    cold, hot = means("exp", 0.05, HOT)
+    np.testing.assert_allclose(cold, 0.8, atol=0.1)
+    assert np.all(np.abs(hot) < 0.2)  # negative control: between the modes
+
+
+# --- Values ---
+
+
+def test_two_step_chain():
+    # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
+    # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.
+    discount, rows = 0.8, 64
+    start = np.repeat([0, 1, 2], rows)
+    chain = dataset_of(
+        observation=np.eye(3)[start],
+        action=np.random.default_rng(0).uniform(-1, 1, size=(start.size, 1)),
+        reward=np.array([0.0, 1.0, 0.0])[start],
+        next_observation=np.eye(3)[np.ones_like(start)],
+        terminal=np.array([False, True, True])[start],
+        timeout=np.array([True, False, False])[start],
+    )
+    training = Training("crr", chain, width=32, discount=discount, num_critics=2)
+    training.advance(1500)
+    q = training.q(chain.observation, chain.action).reshape(2, 3, rows)
+    np.testing.assert_allclose(q.mean(axis=(0, 2)), [discount, 1.0, 0.0], atol=0.05)
+
+
+def test_a_line_of_states_against_exact_values():
+    # The sign of the action is the direction, and both directions are logged in every state. The policy that clones
+    # what is better than itself goes right everywhere, so that its Q is Q*.
+    rng = np.random.default_rng(0)
+    start, right = (array.ravel() for array in np.meshgrid(np.repeat(np.arange(LINE), 64), [0, 1]))
+    action = np.where(right == 1, 1, -1) * rng.uniform(0.3, 1.0, size=start.size)
+    outcome = [step_on_the_line(int(state), int(side)) for state, side in zip(start, right, strict=True)]
+    reward, following, end = zip(*outcome, strict=True)
+    line = dataset_of(np.eye(LINE)[start], action[:, None], reward, np.eye(LINE)[list(following)], end)
+    training = Training("crr", line, width=64, discount=DISCOUNT, decay_updates=2000)
+    training.advance(2000)
+
+    q = training.q(line.observation, line.action)[0]
+    learned = np.array([[q[(start == state) & (right == side)].mean() for side in (0, 1)] for state in range(LINE)])
+    assert np.max(np.abs(learned - exact_q())) < 0.07
+    assert np.max(np.abs(learned - exact_q(0.5))) > 0.1  # negative control: not the values of the logged behaviour
+    for state in range(LINE):  # and past the nearer, smaller reward; softmax(Q) may take a worse one of four samples
+        assert np.mean(training.act(np.eye(LINE)[state], 100) > 0) > 0.95
