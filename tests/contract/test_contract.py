@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
+from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, diffcps, diffusion_bc, diffusion_ql, idql, sfbc, td3_bc
 from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
@@ -35,6 +35,9 @@ class Row(NamedTuple):
     """Target network -> the field that holds its rate, and those of updates 2 to 6 that move it."""
     own_start: Sequence[str] = ()
     """Target networks that start from weights of their own, not as copies."""
+    read_in: Mapping[str, tuple[str, str]] = {}
+    """Target network -> what shows in an update and in a diagnosis that it is read, where it is not the critics' error;
+    empty: nothing does."""
     moves: Mapping[str, int] = {}
     """Part of the state -> the stage (of those that differ) whose updates move it, where there are several."""
     draws_nothing: Sequence[str] = ()
@@ -94,6 +97,17 @@ TABLE = [
         sfbc.Config(**DIFFUSION, **RATES, num_candidates=4, support_actions=4, averaged_actions=2),
         moves={"actor": 0, "critic": 2},
         draws_nothing=("update",),
+    ),
+    Row(
+        idql,
+        idql.Config(
+            **RATES,
+            **{"width": 16, "depth": 1, "actor_width": 16, "num_blocks": 1, "time_size": 8, "batch_size": 8},
+            **{"num_steps": 3, "num_candidates": 4, "target_rate": 0.1, "ema_rate": 0.3, "value_learning_rate": 0.01},
+            action_choice="softmax_q",
+        ),
+        targets={"target_actor": ("ema_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
+        read_in={"target_actor": ("", "selection/loss"), "target_critic": ("value/loss", "value/loss")},
     ),
 ]
 ROWS = {row.method.__name__.rpartition(".")[2]: row for row in TABLE}
@@ -510,7 +524,7 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ROWS for part in ("vae", "critic", "actor", "multiplier")]
+PARTS = [(name, part) for name in ROWS for part in ("vae", "value", "critic", "actor", "multiplier")]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
@@ -533,8 +547,8 @@ def test_a_rate_of_zero_stops_its_own_part_alone(name, part):
         moves = stage_that_moves(name, other) == stage
         assert equal(model, moving_parts(before)[other]) == (other == part or not moves), other
         assert equal(moving_parts(usual)[other], moving_parts(before)[other]) == (not moves), other
-        # VAE and critic move first and the policy then reads them; nothing else reads what a part has just become.
-        if other != part and part not in ("vae", "critic"):
+        # VAE, value and critic move first and others then read them; nothing else reads what a part has just become.
+        if other != part and part not in ("vae", "value", "critic"):
             assert equal(model, moving_parts(usual)[other]), other
 
 
@@ -611,12 +625,14 @@ def nudged(tree: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "target"), TARGETS)
-def test_what_the_critics_learn_comes_from_the_targets(name, target):
+def test_what_is_learned_comes_from_the_targets(name, target):
     state = trained(name)
+    in_update, in_diagnosis = ROWS[name].read_in.get(target, ("critic/loss", "critic/td_error"))
 
     def errors(state) -> list[float]:
-        """The critics' error in an update before the policy moves, and in a diagnosis."""
-        return [float(update(name, state, 4)[1]["critic/loss"]), float(diagnosis(name, state)["critic/td_error"])]
+        """What reads the target in an update, before the policy moves, and in a diagnosis: the critics' error."""
+        found = [float(update(name, state, 4)[1][in_update])] if in_update else []
+        return [*found, float(diagnosis(name, state)[in_diagnosis])]
 
     usual = errors(state)
     by_target = errors(state._replace(**{target: nudged(getattr(state, target))}))

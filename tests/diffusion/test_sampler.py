@@ -193,12 +193,10 @@ def test_clipped_chain_by_hand():
     x = 3.0 / 0.75 - 4.0 * math.sqrt(0.4375)
     noise = jnp.array([[[3.0]], [[-4.0]]])
     np.testing.assert_allclose(sample_clipped(BY_HAND, lambda xt, t: 0.0 * xt, noise, NO_CLIP), [[x / 0.8]], rtol=1e-5)
-    # 1.354 is cut to 0.9; cut at the end alone it would leave 1.69, and come out as 0.9 after a last step to 1.125.
-    at_0_7 = sample_clipped(BY_HAND, lambda xt, t: 0.2 + 0.0 * xt, noise, 0.9)
-    eps_of_step = 0.2 * 0.36 / 0.6
-    np.testing.assert_allclose(at_0_7, [[min(0.9, (0.9 - eps_of_step) / 0.8)]], rtol=1e-5)
-    low = sample_clipped(BY_HAND, lambda xt, t: 0.5 + 0.0 * xt, noise, 0.9)
-    np.testing.assert_allclose(low, [[(0.9 - 0.5 * 0.36 / 0.6) / 0.8]], rtol=1e-5)  # 0.75: the clip in between shows
+    # eps = 1/2: (3 - 0.4375 / 0.8 / 2) / 0.75 - 4 sqrt(0.4375) = 0.990 is cut to 0.9. Cut at the end alone it would
+    # leave 0.862.
+    cut = sample_clipped(BY_HAND, lambda xt, t: 0.5 + 0.0 * xt, noise, 0.9)
+    np.testing.assert_allclose(cut, [[(0.9 - 0.5 * 0.36 / 0.6) / 0.8]], rtol=1e-5)  # 0.75
 
 
 def clipped_law(betas: np.ndarray, m: float, s: float, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:

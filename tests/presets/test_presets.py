@@ -54,6 +54,27 @@ kitchen-mixed              3e-4 0.005 no 10
 """
 
 
+# IDQL's program (launcher/examples/train_ddpm_iql_offline.py and examples/states/train_diffusion_offline.py at
+# 7582571): expectile, rewards.
+IDQL = """
+halfcheetah-medium-expert  0.7 iql_locomotion
+hopper-medium-expert       0.7 iql_locomotion
+walker2d-medium-expert     0.7 iql_locomotion
+halfcheetah-medium         0.7 iql_locomotion
+hopper-medium              0.7 iql_locomotion
+walker2d-medium            0.7 iql_locomotion
+halfcheetah-medium-replay  0.7 iql_locomotion
+hopper-medium-replay       0.7 iql_locomotion
+walker2d-medium-replay     0.7 iql_locomotion
+antmaze-umaze              0.9 iql_antmaze
+antmaze-umaze-diverse      0.9 iql_antmaze
+antmaze-medium-play        0.9 iql_antmaze
+antmaze-medium-diverse     0.9 iql_antmaze
+antmaze-large-play         0.9 iql_antmaze
+antmaze-large-diverse      0.9 iql_antmaze
+"""
+
+
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
 
@@ -97,6 +118,11 @@ def test_diffusion_bc_has_the_learning_rates_of_the_same_table():
     presets = presets_of("diffusion_bc")
     found = {task: (preset.reward, preset.fields) for task, preset in presets.items()}
     assert found == {row[0]: (reward(row[0]), {"learning_rate": float(row[1])}) for row in rows(DIFFUSION_QL)}
+
+
+def test_idql_has_the_expectiles_and_rewards_of_its_program():
+    found = {task: (preset.reward, preset.fields) for task, preset in presets_of("idql").items()}
+    assert found == {task: (reward, {"expectile": float(tau)}) for task, tau, reward in rows(IDQL)}
 
 
 @pytest.mark.parametrize("method", list(ALGORITHMS))

@@ -63,8 +63,8 @@ class ResidualBlock(eqx.Module):
 class ResidualDenoiser(eqx.Module):
     """eps_theta(x_t, s, t): Fourier features of t -> 2 x size -> act -> 2 x size; then a residual network.
 
-    [x_t, s, time] -> width -> blocks -> act -> eps, without an activation after the first layer. Reference: IDQL (arXiv:2304.10573), the network that its program calls
-    LN_Resnet.
+    [x_t, s, time] -> width -> blocks -> act -> eps, without an activation after the first layer. Reference: IDQL
+    (arXiv:2304.10573), with the sizes, the trained frequencies and the constants of its program.
     """
 
     features: FourierFeatures
