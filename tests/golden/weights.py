@@ -1,4 +1,4 @@
-"""The authors' weights as our networks. PyTorch stores a linear layer as (out, in), TensorFlow as (in, out), as Flax."""
+"""The authors' weights as our networks. PyTorch stores a linear layer as (out, in), TensorFlow, Flax as (in, out)."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from diffcps.diffusion.sampler import draw_noise, sample_clipped
 from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
 from diffcps.networks.initial import initialised, lecun_normal, xavier_uniform
+from diffcps.networks.mlp import MLP
 from diffcps.networks.norm import NormedMLP
 from diffcps.networks.residual import ResidualDenoiser
 from diffcps.optim import Trained, adam_with_decay, clipped_adam, minimise, moving_average, start
@@ -60,6 +61,7 @@ CITATION = """@misc{hansenestruch2023idql,
 }"""
 
 Choice = Literal["argmax_q", "implicit", "softmax_q", "sample"]
+ValueNetwork = NormedMLP | MLP
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Config:
     """Units per hidden layer, critics and value."""
     depth: int = 2
     """Hidden layers, critics and value."""
+    value_norm: bool = True
+    """Whether V normalises its observation (authors' program: yes, since the commit that this follows)."""
     actor_width: int = 256
     """Units between the residual blocks of the behaviour model; inside a block there are four times as many."""
     num_blocks: int = 3
@@ -117,7 +121,7 @@ class State(NamedTuple):
 
     actor: Trained[ResidualDenoiser]
     target_actor: ResidualDenoiser
-    value: Trained[NormedMLP]
+    value: Trained[ValueNetwork]
     critic: Trained[Critic]
     target_critic: Critic
 
@@ -144,7 +148,7 @@ def draw(config: Config, batch: Transition, key: Key) -> Draws:
     )
 
 
-def value_of(value: NormedMLP, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
+def value_of(value: ValueNetwork, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
     """V(s)."""
     return value(observation)[..., 0]
 
@@ -170,14 +174,14 @@ def behaviour_loss(
 
 
 def value_loss(
-    value: NormedMLP, target_critic: Critic, batch: Transition, expectile: Real
+    value: ValueNetwork, target_critic: Critic, batch: Transition, expectile: Real
 ) -> tuple[Scalar, Float[Array, " b"]]:
     """E[|tau - 1[u < 0]| u^2], u = min_k Q_phi'_k(s, a) - V(s); also V(s)."""
     v = value_of(value, batch.observation)
     return expectile_loss(smaller_q(target_critic, batch.observation, batch.action) - v, expectile), v
 
 
-def critic_target(value: NormedMLP, batch: Transition, discount: Real) -> Float[Array, " b"]:
+def critic_target(value: ValueNetwork, batch: Transition, discount: Real) -> Float[Array, " b"]:
     """y = r + gamma (1 - d) V(s')."""
     return td_target(batch.reward, batch.terminal, value_of(value, batch.next_observation), discount)
 
@@ -217,17 +221,27 @@ def new_actor(spec: Spec, config: Config, key: Key) -> ResidualDenoiser:
     return eqx.tree_at(lambda n: n.blocks, network, initialised(network.blocks, lecun_normal, key_blocks))
 
 
-def check(config: Config) -> None:
+def new_value(spec: Spec, hidden: tuple[int, ...], normed: bool, key: Key) -> ValueNetwork:
+    """V with the initial weights of the authors' program: Xavier's law."""
+    key_network, key_law = jax.random.split(key)
+    sizes = (spec.observation_size, *hidden, 1)
+    network = NormedMLP(sizes, key_network) if normed else MLP(sizes, key_network, jax.nn.relu)
+    return initialised(network, xavier_uniform, key_law)
+
+
+def check(config: Config, spec: Spec) -> None:
     """Raises `UserError` for values that make no sense."""
     if isinstance(config.expectile, float | int) and not 0 < config.expectile < 1:
         raise UserError(f"expectile is {config.expectile:g}: it must be above 0 and below 1")
     if isinstance(config.dropout, float | int) and not 0 <= config.dropout < 1:
         raise UserError(f"dropout is {config.dropout:g}: it must be 0 or more and below 1")
+    if config.value_norm and spec.observation_size == 1:
+        raise UserError("observations are a single number, which value_norm would make 0: turn value_norm off")
 
 
 def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
     """IDQL for the given sizes. Real-valued fields of `config` may be traced arrays."""
-    check(config)
+    check(config, spec)
     batch = partial(sample_transitions, batch_size=config.batch_size)
     schedule = make_schedule(config.schedule, config.num_steps)
     actor_optimiser = adam_with_decay(config.actor_learning_rate, config.weight_decay, config.actor_decay_updates)
@@ -235,15 +249,15 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
     critic_optimiser = clipped_adam(config.critic_learning_rate, float("inf"))
 
     def init(key: Key) -> State:
-        key_actor, key_value, key_critic, *laws = jax.random.split(key, 5)
+        key_actor, key_value, key_critic, key_law = jax.random.split(key, 4)
         hidden = (config.width,) * config.depth
         actor = new_actor(spec, config, key_actor)
-        value = NormedMLP((spec.observation_size, *hidden, 1), key_value)
-        critic = initialised(Critic(spec, hidden, key_critic, jax.nn.relu), xavier_uniform, laws[1])
+        value = new_value(spec, hidden, config.value_norm, key_value)
+        critic = initialised(Critic(spec, hidden, key_critic, jax.nn.relu), xavier_uniform, key_law)
         return State(
             actor=start(actor_optimiser, actor),
             target_actor=actor,
-            value=start(value_optimiser, initialised(value, xavier_uniform, laws[0])),
+            value=start(value_optimiser, value),
             critic=start(critic_optimiser, critic),
             target_critic=critic,
         )
