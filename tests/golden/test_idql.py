@@ -43,24 +43,24 @@ close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
 # --- Their weights as our networks ---
 
 
-def denoiser(prefix: str) -> ResidualDenoiser:
+def denoiser(prefix: str, epsilon: float = 1e-6) -> ResidualDenoiser:
     def parts(network: ResidualDenoiser) -> list[Any]:
         blocks = [part for block in network.blocks for part in (block.norm, block.widen, block.narrow)]
         return [network.features.frequency, network.time, network.first, network.last, *blocks]
 
-    shape = eqx.filter_eval_shape(ResidualDenoiser, SPEC, 16, 3, 16, jax.random.key(0))
+    shape = eqx.filter_eval_shape(ResidualDenoiser, SPEC, 16, 3, 16, jax.random.key(0), epsilon=epsilon)
     time = mlp(ARRAYS, [f"{prefix}/MLP_0.Dense_{i}" for i in (0, 1)], jax.nn.silu)
     first, last = (linear(ARRAYS, f"{prefix}/MLPResNet_0.Dense_{i}") for i in (0, 1))
     blocks = []
     for block in (f"{prefix}/MLPResNet_0.MLPResNetBlock_{i}" for i in range(3)):
-        blocks += [layer_norm(f"{block}.LayerNorm_0"), *(linear(ARRAYS, f"{block}.Dense_{i}") for i in (0, 1))]
+        blocks += [layer_norm(f"{block}.LayerNorm_0", epsilon), *(linear(ARRAYS, f"{block}.Dense_{i}") for i in (0, 1))]
     frequency = jnp.asarray(ARRAYS[f"{prefix}/FourierFeatures_0.kernel"][:, 0])
     return eqx.tree_at(parts, shape, [frequency, time, first, last, *blocks])
 
 
-def layer_norm(prefix: str) -> LayerNorm:
+def layer_norm(prefix: str, epsilon: float = 1e-6) -> LayerNorm:
     scale, bias = (jnp.asarray(ARRAYS[f"{prefix}.{name}"]) for name in ("scale", "bias"))
-    return eqx.tree_at(lambda norm: (norm.scale, norm.bias), LayerNorm(scale.size), (scale, bias))
+    return eqx.tree_at(lambda norm: (norm.scale, norm.bias), LayerNorm(scale.size, epsilon), (scale, bias))
 
 
 def value_network(prefix: str) -> NormedMLP:
@@ -79,7 +79,7 @@ def critics(prefix: str) -> Critic:
 
 @cache
 def network(name: str, prefix: str = "") -> Any:
-    """One of our networks as the record has it, before (no prefix) or after updates."""
+    """One of our networks as the record has it, before (no prefix) or after updates. Not to be called while tracing."""
     theirs = prefix + NETWORKS[name]
     kind = {"value": value_network, "critic": critics, "target_critic": critics}.get(name, denoiser)
     return kind(theirs)
@@ -126,19 +126,11 @@ def test_prediction_of_the_noise():
     tolerance = 3e-6
     for name, theirs in (("actor", "denoise/eps"), ("target_actor", "denoise/eps_of_target")):
         np.testing.assert_allclose(predicted(network(name)), ARRAYS[theirs], rtol=0, atol=tolerance)
-    # Negative controls: PyTorch's epsilon, sines before cosines, and the observation before the action.
+    # Negative controls: PyTorch's epsilon, and sines before cosines.
     actor = network("actor")
-    is_norm = partial(jax.tree.leaves, is_leaf=lambda node: isinstance(node, LayerNorm))
-    norms = [node for node in is_norm(actor) if isinstance(node, LayerNorm)]
-    assert len(norms) == 3
-    other = eqx.tree_at(
-        lambda n: [node for node in is_norm(n) if isinstance(node, LayerNorm)],
-        actor,
-        [dataclasses.replace(norm, epsilon=1e-5) for norm in norms],
-    )
     rows = actor.time.layers[0].weight
     turned = eqx.tree_at(lambda n: n.time.layers[0].weight, actor, jnp.roll(rows, 8, axis=0))
-    for departure, least in ((other, 2 * tolerance), (turned, 0.01)):
+    for departure, least in ((denoiser("score", 1e-5), 2 * tolerance), (turned, 0.01)):
         assert np.max(np.abs(predicted(departure) - ARRAYS["denoise/eps"])) > least
 
 
@@ -153,8 +145,10 @@ def test_noisy_action_and_loss_of_the_behaviour_model():
 
     usual = loss(draws.keep / 0.9)
     close(usual, ARRAYS["actor_loss/loss"])
-    # Negative controls: without dropout, dropped units not made up for, a mean over dimensions.
-    others = (loss(jnp.ones((3, 16, 16))), loss(draws.keep / 1.0), usual / 3)
+    # The factor on the units that are kept cancels in the normalisation that follows, but for its epsilon.
+    close(loss(draws.keep / 0.5), ARRAYS["actor_loss/loss"])
+    # Negative controls: without dropout, with that of another block, a mean over dimensions.
+    others = (loss(jnp.ones((3, 16, 16))), loss(draws.keep[::-1] / 0.9), usual / 3)
     assert all(abs(float(other - ARRAYS["actor_loss/loss"])) > 1e-4 for other in others)
 
 
@@ -186,9 +180,9 @@ def test_value_and_critics():
 
 
 @partial(jax.jit, static_argnames="decay")
-def updates(changes: dict[str, Real], decay: int) -> tuple[Networks, Metrics]:
+def updates(networks: Networks, changes: dict[str, Real], decay: int) -> tuple[Networks, Metrics]:
     config = dataclasses.replace(CONFIG, actor_decay_updates=decay, **changes)
-    state = state_with(idql.make(config, SPEC), **{name: network(name) for name in NETWORKS})
+    state = state_with(idql.make(config, SPEC), **networks)
     batches, draws = (
         jax.tree.map(lambda *rows: jnp.stack(rows), *(of(update) for update in UPDATES)) for of in (batch_of, draws_of)
     )
@@ -198,9 +192,10 @@ def updates(changes: dict[str, Real], decay: int) -> tuple[Networks, Metrics]:
 @cache
 def three(decay: int = 10, **changes: float) -> tuple[Networks, Metrics]:
     """The three updates; all changes of numbers share one program."""
-    names = ("expectile", "discount", "target_rate", "ema_rate", "weight_decay", "dropout", "actor_learning_rate")
+    names = ("expectile", "discount", "target_rate", "ema_rate", "weight_decay", "actor_learning_rate")
     usual = {name: getattr(CONFIG, name) for name in names}
-    return updates(jax.tree.map(jnp.float32, usual | changes), decay)
+    networks = {name: network(name) for name in NETWORKS}
+    return updates(networks, jax.tree.map(jnp.float32, usual | changes), decay)
 
 
 def theirs(count: int, name: str) -> Any:
@@ -211,7 +206,7 @@ def theirs(count: int, name: str) -> Any:
 @pytest.mark.parametrize("count", [1, 3])
 def test_parameters(count, name):
     assert distance(after(three()[0], count, name), theirs(count, name)) < TOLERANCE
-    assert distance(network(name), theirs(count, name)) > 100 * TOLERANCE
+    assert distance(network(name), theirs(count, name)) > 50 * TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "key"), [("actor_loss", "actor/bc_loss"), ("value_loss", "value/loss")])
@@ -235,7 +230,7 @@ def test_norms_of_the_gradients(part):
     ("change", "name"),
     [
         ({"decay": 0}, "actor"),
-        ({"dropout": 0.11}, "actor"),
+        ({"actor_learning_rate": 3.1e-4}, "actor"),
         ({"expectile": 0.71}, "value"),
         ({"discount": 0.98}, "critic"),
         ({"target_rate": 0.006}, "target_critic"),

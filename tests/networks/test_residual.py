@@ -42,7 +42,7 @@ def test_only_the_input_of_a_normed_mlp_is_normalised():
     network = NormedMLP((4, 8, 1), jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (5, 4))
     np.testing.assert_allclose(network(x), network.network(LayerNorm(4)(x)), rtol=1e-6)
-    np.testing.assert_allclose(network(x), network(7.0 * x + 3.0), rtol=0, atol=1e-5)  # neither shift nor scale counts
+    np.testing.assert_allclose(network(x), network(7.0 * x + 3.0), rtol=0, atol=1e-4)  # neither shift nor scale counts
     assert np.max(np.abs(network.network(x) - network(x))) > 0.01  # negative control
 
 
