@@ -62,6 +62,26 @@ LOCOMOTION = [f"{robot}-{data}" for robot in ROBOTS for data in ("medium", "medi
 IQL = {"locomotion": (0.7, 3.0, "iql_locomotion"), "antmaze": (0.9, 10.0, "iql_antmaze")}
 AWAC = {"locomotion": (0.3333, "none"), "antmaze": (0.1, "iql_antmaze")}
 
+# IDQL's program (launcher/examples/train_ddpm_iql_offline.py and examples/states/train_diffusion_offline.py at
+# 7582571): expectile, rewards.
+IDQL = """
+halfcheetah-medium-expert  0.7 iql_locomotion
+hopper-medium-expert       0.7 iql_locomotion
+walker2d-medium-expert     0.7 iql_locomotion
+halfcheetah-medium         0.7 iql_locomotion
+hopper-medium              0.7 iql_locomotion
+walker2d-medium            0.7 iql_locomotion
+halfcheetah-medium-replay  0.7 iql_locomotion
+hopper-medium-replay       0.7 iql_locomotion
+walker2d-medium-replay     0.7 iql_locomotion
+antmaze-umaze              0.9 iql_antmaze
+antmaze-umaze-diverse      0.9 iql_antmaze
+antmaze-medium-play        0.9 iql_antmaze
+antmaze-medium-diverse     0.9 iql_antmaze
+antmaze-large-play         0.9 iql_antmaze
+antmaze-large-diverse      0.9 iql_antmaze
+"""
+
 
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
@@ -122,6 +142,11 @@ def test_awac_has_a_row_for_each_locomotion_and_antmaze_task():
     for task, preset in presets.items():
         temperature, rewards = AWAC["antmaze" if task in ANTMAZE else "locomotion"]
         assert (preset.reward, preset.fields) == (rewards, {"temperature": temperature}), task
+
+
+def test_idql_has_the_expectiles_and_rewards_of_its_program():
+    found = {task: (preset.reward, preset.fields) for task, preset in presets_of("idql").items()}
+    assert found == {task: (reward, {"expectile": float(tau)}) for task, tau, reward in rows(IDQL)}
 
 
 @pytest.mark.parametrize("method", list(ALGORITHMS))

@@ -164,7 +164,11 @@ def initialised(network: MLP, head: float, key: Key) -> MLP:
     biases = [jnp.full_like(layer.bias, HIDDEN_BIAS) for layer in hidden]
     weights.append(uniform(key_weight, last.weight, head))
     biases.append(uniform(key_bias, last.bias, head))
-    return network.with_parameters(weights, biases)
+    return eqx.tree_at(
+        lambda network: [*(layer.weight for layer in network.layers), *(layer.bias for layer in network.layers)],
+        network,
+        [*weights, *biases],
+    )
 
 
 def new_critic(spec: Spec, hidden: tuple[int, ...], key: Key) -> Critic:

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffcps.networks.critic import Critic, VNetwork
 from diffcps.networks.gaussian import Gaussian
-from diffcps.networks.mlp import orthogonal
+from diffcps.networks.initial import initialised, orthogonal
 from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.policies import gaussian
 from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_loss
@@ -109,13 +108,11 @@ def critic_target(value: VNetwork, batch: Transition, discount: Real) -> Float[A
 
 def new_networks(spec: Spec, hidden: tuple[int, ...], key: Key) -> tuple[VNetwork, Gaussian, Critic]:
     """V, policy and critics with the authors' initial weights: orthogonal, sqrt(2) times, the last layers too."""
-    keys = jax.random.split(key, 6)
-    value, actor = VNetwork(spec, hidden, keys[0]), Gaussian(spec, hidden, keys[1], tanh_mean=True)
-    critic = Critic(spec, hidden, keys[2], jax.nn.relu)
-    value = eqx.tree_at(lambda value: value.network, value, orthogonal(value.network, keys[3]))
-    actor = eqx.tree_at(lambda actor: actor.network, actor, orthogonal(actor.network, keys[4]))
-    networks = jax.vmap(orthogonal)(critic.networks, jax.random.split(keys[5]))
-    return value, actor, eqx.tree_at(lambda critic: critic.networks, critic, networks)
+    key_value, key_actor, key_critic, *keys = jax.random.split(key, 6)
+    value, actor = VNetwork(spec, hidden, key_value), Gaussian(spec, hidden, key_actor, tanh_mean=True)
+    critic = Critic(spec, hidden, key_critic, jax.nn.relu)
+    value, actor = initialised(value, orthogonal, keys[0]), initialised(actor, orthogonal, keys[1])
+    return value, actor, initialised(critic, orthogonal, keys[2])
 
 
 def make(config: Config, spec: Spec) -> Algorithm[State]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -90,23 +90,7 @@ class MLP(eqx.Module):
         )
         self.activation = activation
 
-    def with_parameters(self, weights: Sequence[Array], biases: Sequence[Array]) -> MLP:
-        """The same network with other weights and biases, first layer to last."""
-        return eqx.tree_at(
-            lambda network: [*(layer.weight for layer in network.layers), *(layer.bias for layer in network.layers)],
-            self,
-            [*weights, *biases],
-        )
-
     def __call__(self, x: Float[Array, "*b fan_in"]) -> Float[Array, "*b fan_out"]:
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
         return self.layers[-1](x)
-
-
-def orthogonal(network: MLP, key: Key, gain: float = 2.0**0.5) -> MLP:
-    """The network with orthogonal initial weights, `gain` times, and biases 0. Reference: arXiv:1312.6120."""
-    initialiser, keys = jax.nn.initializers.orthogonal(gain), jax.random.split(key, len(network.layers))
-    weights = [initialiser(key, layer.weight.shape) for key, layer in zip(keys, network.layers, strict=True)]
-    biases = [jnp.zeros_like(layer.bias) for layer in network.layers]
-    return network.with_parameters(weights, biases)
