@@ -73,6 +73,7 @@ def test_a_figure_is_trained_once_and_drawn_again(tmp_path, monkeypatch):
         reproduce("figure8", tmp_path / "elsewhere", fast=True)
 
 
+@pytest.mark.slow
 def test_figures_with_methods_of_all_kinds_share_runs(tmp_path, monkeypatch):
     paths = reproduce("figure1", tmp_path, fast=True, methods=["awr", "sfbc"], seeds=[3])
     first = json.loads(paths[3].read_text())["rows"]

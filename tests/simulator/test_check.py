@@ -154,7 +154,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+OF_A_KIND = {"observation", "both", "late reward", "negated", "late action", "not on"}
+"""Faults whose like is checked in every run; they are checked on request."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OF_A_KIND else name for name in FAULTS]
+)
 def test_planted_faults_are_named(hopper, checked, name):
     fault, words = FAULTS[name]
     report = checked(hopper | fault(hopper))
@@ -243,7 +249,7 @@ def test_states_recorded_after_the_step_are_recognised(checked):
     assert "recorded after the step" in report.sample.state and report.fits is True
 
 
-@pytest.mark.parametrize("factor", [1.0, 10.0])
+@pytest.mark.parametrize("factor", [pytest.param(1.0, marks=pytest.mark.slow), 10.0])
 def test_antmaze_rewards_are_judged_for_the_goal_of_the_file(checked, factor):
     environment: Any = make_environment("diffcps/AntMaze-umaze-v2")
     environment.reset(seed=0)

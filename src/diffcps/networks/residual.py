@@ -1,4 +1,4 @@
-"""The noise model out of residual blocks with layer normalisation and dropout."""
+"""Noise models out of residual blocks with layer normalisation and dropout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from diffcps.networks.mlp import MLP, Activation, Linear
+from diffcps.networks.mlp import MLP, Activation, Linear, mish
 from diffcps.networks.norm import LayerNorm
 from diffcps.types import Denoise, Key, Spec, UserError
 
@@ -119,3 +119,58 @@ class ResidualDenoiser(eqx.Module):
             return self.last(self.activation(hidden))
 
         return denoise
+
+
+def fixed_features(t: Float[Array, "*b"], frequency: Float[Array, " half"]) -> Float[Array, "*b size"]:
+    """[sin(2 pi t w_k), cos(2 pi t w_k)] of frequencies that nothing trains, for t in [0, 1].
+
+    Reference: arXiv:2006.10739, as in the programs of SfBC, QGPO and SRPO.
+    """
+    angle = t[..., None] * frequency * (2.0 * math.pi)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class ContinuousDenoiser(eqx.Module):
+    """eps_theta(x_t, s, t) for t in [0, 1], given features of t: [x_t, s, time] -> width -> blocks -> act -> eps.
+
+    Time: features -> `time_width` -> act -> `time_width`. No activation follows the first layer. Reference: SRPO
+    (arXiv:2310.07297), the behaviour model of its program.
+    """
+
+    time: MLP
+    first: Linear
+    blocks: tuple[ResidualBlock, ...]
+    last: Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        spec: Spec,
+        width: int,
+        num_blocks: int,
+        num_features: int,
+        time_width: int,
+        key: Key,
+        activation: Activation = mish,
+        epsilon: float = 1e-5,
+    ):
+        key_time, key_first, key_last, key_blocks = jax.random.split(key, 4)
+        self.time = MLP((num_features, time_width, time_width), key_time, activation)
+        self.first = Linear(spec.action_size + spec.observation_size + time_width, width, key_first)
+        keys = jax.random.split(key_blocks, num_blocks)
+        self.blocks = tuple(ResidualBlock(width, key, activation, epsilon) for key in keys)
+        self.last = Linear(width, spec.action_size, key_last)
+        self.activation = activation
+
+    def __call__(
+        self,
+        xt: Float[Array, "*b act"],
+        observation: Float[Array, "*b obs"],
+        features: Float[Array, "*b features"],
+        kept: Float[Array, "blocks *b width"] | None = None,
+    ) -> Float[Array, "*b act"]:
+        hidden = self.first(jnp.concatenate([xt, observation, self.time(features)], axis=-1))
+        dropout = [None] * len(self.blocks) if kept is None else list(kept)
+        for block, kept_of_block in zip(self.blocks, dropout, strict=True):
+            hidden = block(hidden, kept_of_block)
+        return self.last(self.activation(hidden))

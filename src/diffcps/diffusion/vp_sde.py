@@ -1,0 +1,24 @@
+"""The variance-preserving process in continuous time, t from 0 (data) to 1 (noise)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+BETA_MIN, BETA_MAX = 0.1, 20.0
+"""The rate of noise beta(t) rises linearly between them."""
+
+
+def alpha_and_std(t: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """x_t = alpha x_0 + std eps: log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2, std^2 = 1 - alpha^2.
+
+    Reference: Score-based generative modeling through SDEs (arXiv:2011.13456), eq. 33, as in SfBC, QGPO and SRPO.
+    """
+    log_alpha = -0.25 * (BETA_MAX - BETA_MIN) * jnp.square(t) - 0.5 * BETA_MIN * t
+    return jnp.exp(log_alpha), jnp.sqrt(1.0 - jnp.exp(2.0 * log_alpha))
+
+
+def perturbed(x0: Float[Array, "*b d"], t: Float[Array, "*b"], eps: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """alpha x_0 + std eps."""
+    alpha, std = alpha_and_std(t)
+    return alpha[..., None] * x0 + std[..., None] * eps
