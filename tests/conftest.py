@@ -25,7 +25,7 @@ jax.config.update("jax_num_cpu_devices", 2)  # so that members of a run are spre
 # to (*b, out), one time step meets a batch. `strict_promotion` checks the places where all ranks are equal.
 
 # First calls compile, so that deadlines would fail at random. The examples are the same in every run.
-hypothesis.settings.register_profile("diffcps", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("diffcps", deadline=None, derandomize=True, max_examples=10)
 hypothesis.settings.load_profile("diffcps")
 
 Arrays = dict[str, np.ndarray]

@@ -139,6 +139,7 @@ def test_the_policy_is_the_compromise_that_the_loss_asks_for():
     assert expected[1] - expected[0] > 0.1 and unscaled - expected[0] > 0.1
 
 
+@pytest.mark.slow
 def test_the_better_mode_is_chosen():
     chosen = {}
     rates = {"learning_rate": 3e-3, "actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3, "decay_updates": 800}
@@ -179,21 +180,3 @@ def test_two_step_chain():
     assert np.max(np.abs(q[:, 2])) < 0.1
     # Negative controls: not the value of the logged actions, nor that of the policy without the noise on its actions.
     assert value > 0.3 and discount * policy - value > 0.05
-
-
-# --- Delayed updates ---
-
-
-def test_policy_and_all_targets_move_in_every_second_update_only():
-    algorithm = td3_bc.make(td3_bc.Config(width=8, depth=1, batch_size=4), Spec(1, 1))
-    data = quadratic_bandit()
-    state = jax.jit(algorithm.init)(jax.random.key(0))
-    run, draw = jax.jit(algorithm.stages[0].update), jax.jit(algorithm.stages[0].batch)
-    for index in range(4):
-        key_batch, key_update = jax.random.split(jax.random.key(index))
-        new, _ = run(state, draw(data, key_batch), key_update, jnp.asarray(index))
-        for part in ("actor", "target_actor", "target_critic"):
-            before, after = (jax.tree.leaves(getattr(each, part)) for each in (state, new))
-            assert any(np.any(x != y) for x, y in zip(before, after, strict=True)) == (index % 2 == 0), (part, index)
-        assert np.any(new.critic.model.networks.layers[0].weight != state.critic.model.networks.layers[0].weight)
-        state = new

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 import pytest
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.diffusion import sampler
 from tests.problems import (
     LINE,
     LINE_DISCOUNT,
@@ -24,15 +22,6 @@ from tests.problems import (
     near_a_mode,
     q_on_the_line,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def looped_chains() -> Iterator[None]:
-    """Reverse chains as loops, which compile sooner; that nothing else changes is held by tests/diffusion."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "UNROLL", 1)
-        yield
-
 
 DIFFUSION_CRITICS = ["diffcps", pytest.param("diffusion_ql", marks=pytest.mark.slow)]
 """Both learn Q by the same functions, and Diffusion-QL equals its authors' program in tests/golden: one is enough."""
@@ -62,7 +51,7 @@ MANY_STEPS = 15
 UPDATES = {"diffusion_bc": 5000, "diffcps": 2500}
 
 
-@pytest.mark.parametrize("name", ["diffusion_bc", "diffcps"])
+@pytest.mark.parametrize("name", ["diffusion_bc", pytest.param("diffcps", marks=pytest.mark.slow)])
 def test_both_modes_are_kept(name):
     training = trained_bandit(name, "matching" if name == "diffusion_bc" else "flat", MANY_STEPS, UPDATES[name])
     for state in STATES:
@@ -96,7 +85,8 @@ def test_cloning_does_not_choose():
 # --- A chain of two steps ---
 
 
-@pytest.mark.parametrize("name", DIFFUSION_CRITICS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["diffcps", "diffusion_ql"])
 def test_two_step_chain(name):
     # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
     # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.

@@ -89,11 +89,13 @@ class Config:
     batch_size: int = 256
     """Transitions per update of the others (authors' program)."""
     width: int = 256
-    """Units per hidden layer of critics, V and policy, and between the behaviour model's blocks."""
+    """Units per hidden layer of critics, V and policy (authors' program)."""
     depth: int = 2
     """Hidden layers of critics and V (authors' program)."""
     actor_depth: int = 2
     """Hidden layers of the policy (authors' program: 4 on mazes)."""
+    behaviour_width: int = 256
+    """Units between the residual blocks of the behaviour model; inside a block there are four times as many."""
     num_blocks: int = 3
     """Residual blocks of the behaviour model (authors' program)."""
     num_features: int = 64
@@ -142,7 +144,7 @@ def draw_behaviour(config: Config, batch: Transition, key: Key) -> BehaviourDraw
     return BehaviourDraws(
         t=jax.random.uniform(key_t, (size,), minval=low, maxval=high),
         z=jax.random.normal(key_z, batch.action.shape),
-        keep=jax.random.bernoulli(key_keep, 1.0 - config.dropout, (config.num_blocks, size, config.width)),
+        keep=jax.random.bernoulli(key_keep, 1.0 - config.dropout, (config.num_blocks, size, config.behaviour_width)),
     )
 
 
@@ -235,7 +237,7 @@ def make(
     def init(key: Key) -> State:
         keys = jax.random.split(key, 5)
         hidden = (config.width,) * config.depth
-        sizes = (config.width, config.num_blocks, config.num_features, config.time_width)
+        sizes = (config.behaviour_width, config.num_blocks, config.num_features, config.time_width)
         critic = Critic(spec, hidden, keys[3], jax.nn.relu)
         return State(
             behaviour=start(behaviour_optimiser, ContinuousDenoiser(spec, *sizes, keys[0])),
