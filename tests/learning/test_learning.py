@@ -112,7 +112,8 @@ def test_two_step_chain(name):
 # --- A line of four states, against exact Q* ---
 
 
-@pytest.mark.parametrize("name", DIFFUSION_CRITICS)
+@pytest.mark.slow  # the same line with IQL is in every run
+@pytest.mark.parametrize("name", ["diffcps", "diffusion_ql"])
 def test_a_line_of_states_against_exact_values(name):
     # The sign of the action is the direction, and both directions are logged in every state. With the backup over the
     # best of ten actions of a policy that keeps both, the fixed point is Q* whatever the shares.

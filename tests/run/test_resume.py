@@ -13,14 +13,21 @@ import pytest
 
 UPDATES = 400
 COMMAND = (
-    *("train", "diffcps", "--dataset", "builtin", "--seeds", "0", "1", "--episodes", "1"),
-    *("--updates", str(UPDATES), "--eval-every", "100", "--log-every", "20"),
-    *("--width", "16", "--depth", "1", "--num-steps", "2", "--num-candidates", "2", "--ema-start", "10"),
+    *("--dataset", "builtin", "--seeds", "0", "1", "--episodes", "1"),
+    *("--updates", str(UPDATES), "--eval-every", "100", "--log-every", "20", "--width", "16", "--depth", "1"),
 )
+METHODS = {"td3_bc": (), "diffcps": ("--num-steps", "2", "--num-candidates", "2", "--ema-start", "10")}
+"""The first compiles soon; a state of DiffCPS has more in it."""
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "diffcps.cli.main", *COMMAND, "--out", str(out), *more]
+@pytest.fixture(scope="module", params=["td3_bc", pytest.param("diffcps", marks=pytest.mark.slow)])
+def method(request) -> str:
+    return request.param
+
+
+def start(method: str, out: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["train", method, *COMMAND, *METHODS[method], "--out", str(out), *more]
+    command = [sys.executable, "-m", "diffcps.cli.main", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -51,9 +58,9 @@ def results(out: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> dict[str, object]:
+def uninterrupted(method, tmp_path_factory) -> dict[str, object]:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    finish(start(out), 0)
+    finish(start(method, out), 0)
     device = json.loads((out / "config.json").read_text())["device"]
     assert device == f"cpu x {len(os.sched_getaffinity(0))}", "members train side by side, a core each"
     found = results(out)
@@ -62,19 +69,19 @@ def uninterrupted(tmp_path_factory) -> dict[str, object]:
     return found
 
 
-def test_kill_9_at_a_random_moment(uninterrupted, tmp_path):
+def test_kill_9_at_a_random_moment(method, uninterrupted, tmp_path):
     rows = random.Random().randrange(2, 2 * UPDATES // 20 - 2)
     print(f"killed after {rows} rows")  # shown when the test fails
-    process = start(tmp_path / "run")
+    process = start(method, tmp_path / "run")
     wait_for_rows(process, tmp_path / "run", rows)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    finish(start(tmp_path / "run", "--resume"), 0)
+    finish(start(method, tmp_path / "run", "--resume"), 0)
     assert results(tmp_path / "run") == uninterrupted
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
-    process = start(tmp_path / "run")
+def test_ctrl_c_saves_and_says_how_to_go_on(method, uninterrupted, tmp_path):
+    process = start(method, tmp_path / "run")
     wait_for_rows(process, tmp_path / "run", 6)
     process.send_signal(signal.SIGINT)
     line = finish(process, 130)
@@ -83,5 +90,5 @@ def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
     before = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
     assert before < 2 * UPDATES // 20, "the run had ended before Ctrl-C came"
     assert (tmp_path / "run" / "summary.json").exists() and (tmp_path / "run" / "curves.png").exists()
-    finish(start(tmp_path / "run", "--resume"), 0)
+    finish(start(method, tmp_path / "run", "--resume"), 0)
     assert results(tmp_path / "run") == uninterrupted
