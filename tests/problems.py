@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +104,25 @@ class Training:
 
     def diagnose(self) -> dict[str, np.ndarray]:
         return self.program.diagnose(self.state, self.dataset)
+
+
+class Staged(Training):
+    """A whole training in stages. It keeps the labels that each stage began with, and the states before and after."""
+
+    def __init__(
+        self, name: str, dataset: Dataset, updates: int, swept: Sequence[Mapping[str, float]] = ({},), **config
+    ):
+        super().__init__(name, dataset, swept, **config)
+        self.updates = updates
+        self.labels: list[Any] = []
+        self.states = [jax.tree.map(np.array, self.state)]
+        labels, alive = (), jnp.ones(len(swept), bool)
+        for stage, (first, last) in enumerate(pairwise([*self.program.starts(updates), updates])):
+            self.state, labels = self.program.begin(self.state, labels, alive, stage)
+            self.labels.append(jax.tree.map(np.array, labels))
+            self.state, alive, _ = self.program.advance(self.state, alive, first, last, labels, stage)
+            self.states.append(jax.tree.map(np.array, self.state))
+            assert np.all(alive), "diverged"
 
 
 # --- Two modes: one action dimension, states -1 and +1, actions around -0.8 and +0.8 in equal parts in both ---

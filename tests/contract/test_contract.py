@@ -27,6 +27,7 @@ from diffcps.algorithms import (
     idql,
     iql,
     sfbc,
+    srpo,
     td3_bc,
 )
 from diffcps.records.fields import documentation
@@ -128,6 +129,19 @@ TABLE = [
         awac,
         awac.Config(**RATES, width=16, depth=1, batch_size=8, target_rate=0.1),
         targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        draws_nothing=("act",),
+    ),
+    Row(
+        srpo,
+        srpo.Config(
+            **RATES,
+            **{"behaviour_learning_rate": 0.01, "value_learning_rate": 0.01, "target_rate": 0.1},
+            **{"width": 16, "depth": 1, "actor_depth": 1, "batch_size": 8, "behaviour_batch_size": 8},
+            **{"behaviour_width": 8, "num_blocks": 1, "num_features": 4, "time_width": 8},
+        ),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        read_in={"target_critic": ("value/loss", "value/loss")},
+        moves={"behaviour": 0, "value": 1, "critic": 1, "actor": 2},
         draws_nothing=("act",),
     ),
     Row(
@@ -370,7 +384,7 @@ def test_the_second_update_does_not_recompile(name):
 
 
 # The update of one program in another form; the costliest to compile are looked at on request.
-COSTLY = {"diffusion_ql", "bear", "bcq", "idql"}
+COSTLY = {"srpo", "diffusion_ql", "bear", "bcq", "idql"}
 
 
 @pytest.mark.parametrize(
@@ -580,7 +594,7 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ROWS for part in ("vae", "value", "critic", "actor", "multiplier")]
+PARTS = [(name, part) for name in ROWS for part in ("vae", "behaviour", "value", "critic", "actor", "multiplier")]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
@@ -657,7 +671,7 @@ def test_targets_move_by_their_average_alone(name, target):
     rate = getattr(config_of(name), field)
     state = trained(name, 2)
     for index in range(2, 7):
-        new, _ = update(name, state, index)
+        new, _ = update(name, state, index, stage=stage_that_moves(name, online))
         before, after, model = getattr(state, target), getattr(new, target), getattr(new, online).model
         if index in moving:
             assert distance(after, average(before, model, rate)) < 1e-6
@@ -684,10 +698,11 @@ def nudged(tree: Any) -> Any:
 def test_what_is_learned_comes_from_the_targets(name, target):
     state = trained(name)
     in_update, in_diagnosis = ROWS[name].read_in.get(target, ("critic/loss", "critic/td_error"))
+    stage = stage_that_moves(name, target.removeprefix("target_"))
 
     def errors(state) -> list[float]:
         """What reads the target in an update, before the policy moves, and in a diagnosis: the critics' error."""
-        found = [float(update(name, state, 4)[1][in_update])] if in_update else []
+        found = [float(update(name, state, 4, stage=stage)[1][in_update])] if in_update else []
         return [*found, float(diagnosis(name, state)[in_diagnosis])]
 
     usual = errors(state)

@@ -62,7 +62,11 @@ def denoiser(prefix: str) -> ContinuousDenoiser:
 
 
 def critics(prefix: str) -> Any:
-    return ensemble(*(mlp(ARRAYS, [f"{prefix}/q{j}.{i}" for i in (0, 2, 4)], jax.nn.relu) for j in (1, 2)))
+    """Theirs read the action first, ours the observation."""
+    critic = ensemble(*(mlp(ARRAYS, [f"{prefix}/q{j}.{i}" for i in (0, 2, 4)], jax.nn.relu) for j in (1, 2)))
+    weight = critic.networks.layers[0].weight
+    ours = jnp.concatenate([weight[:, SPEC.action_size :], weight[:, : SPEC.action_size]], axis=1)
+    return eqx.tree_at(lambda critic: critic.networks.layers[0].weight, critic, ours)
 
 
 def value_network(prefix: str) -> VNetwork:

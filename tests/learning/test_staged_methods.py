@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -16,30 +14,11 @@ import pytest
 
 from diffcps.algorithms import awr, sfbc
 from diffcps.rl.replay import Labelled
-from diffcps.types import Dataset, NetObservation, Spec
+from diffcps.types import NetObservation, Spec
 from tests.learning.test_learning import MANY_STEPS
-from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Training, dataset_of, near_a_mode
+from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Staged, dataset_of, near_a_mode
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-class Staged(Training):
-    """A whole training in stages. It keeps the labels that each stage began with, and the states before and after."""
-
-    def __init__(
-        self, name: str, dataset: Dataset, updates: int, swept: Sequence[Mapping[str, float]] = ({},), **config
-    ):
-        super().__init__(name, dataset, swept, **config)
-        self.updates = updates
-        self.labels: list[Any] = []
-        self.states = [jax.tree.map(np.array, self.state)]
-        labels, alive = (), jnp.ones(len(swept), bool)
-        for stage, (first, last) in enumerate(pairwise([*self.program.starts(updates), updates])):
-            self.state, labels = self.program.begin(self.state, labels, alive, stage)
-            self.labels.append(jax.tree.map(np.array, labels))
-            self.state, alive, _ = self.program.advance(self.state, alive, first, last, labels, stage)
-            self.states.append(jax.tree.map(np.array, self.state))
-            assert np.all(alive), "diverged"
 
 
 # --- AWR: equations by hand ---

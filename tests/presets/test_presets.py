@@ -83,6 +83,26 @@ antmaze-large-diverse      0.9 iql_antmaze
 """
 
 
+# SRPO's program (utils.py at b3b916a): beta.
+SRPO = """
+halfcheetah-medium-expert 0.01
+hopper-medium-expert 0.01
+walker2d-medium-expert 0.1
+halfcheetah-medium 0.2
+hopper-medium 0.05
+walker2d-medium 0.05
+halfcheetah-medium-replay 0.2
+hopper-medium-replay 0.2
+walker2d-medium-replay 0.5
+antmaze-umaze 0.02
+antmaze-umaze-diverse 0.04
+antmaze-medium-play 0.08
+antmaze-medium-diverse 0.05
+antmaze-large-play 0.06
+antmaze-large-diverse 0.05
+"""
+
+
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
 
@@ -147,6 +167,15 @@ def test_awac_has_a_row_for_each_locomotion_and_antmaze_task():
 def test_idql_has_the_expectiles_and_rewards_of_its_program():
     found = {task: (preset.reward, preset.fields) for task, preset in presets_of("idql").items()}
     assert found == {task: (reward, {"expectile": float(tau)}) for task, tau, reward in rows(IDQL)}
+
+
+def test_srpo_has_its_programs_betas():
+    presets = presets_of("srpo")
+    for task, beta in rows(SRPO):
+        of_mazes = {"expectile": 0.9, "actor_depth": 4, "normalise_guidance": True} if task in ANTMAZE else {}
+        assert presets[task].fields == {"beta": float(beta)} | of_mazes, task
+        assert presets[task].reward == ("iql_antmaze" if task in ANTMAZE else "iql_locomotion"), task
+    assert set(presets) == {row[0] for row in rows(SRPO)}
 
 
 @pytest.mark.parametrize("method", list(ALGORITHMS))
