@@ -13,7 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import ALGORITHMS, awr, bc, bcq, bear, crr, diffcps, diffusion_bc, diffusion_ql, sfbc, td3_bc
+from diffcps.algorithms import (
+    ALGORITHMS,
+    awr,
+    bc,
+    bcq,
+    bear,
+    cql,
+    crr,
+    diffcps,
+    diffusion_bc,
+    diffusion_ql,
+    sfbc,
+    td3_bc,
+)
 from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
@@ -82,6 +95,17 @@ TABLE = [
         ),
         targets={"target_critic": ("target_rate", EVERY_UPDATE)},
         own_start=("target_critic",),
+    ),
+    Row(
+        cql,
+        cql.Config(
+            **RATES,
+            **{"width": 16, "depth": 1, "critic_depth": 1, "batch_size": 8, "max_grad_norm": 1.0, "target_rate": 0.1},
+            **{"temperature_learning_rate": 0.01, "multiplier_learning_rate": 0.01, "multiplier_max": 10.0},
+            **{"lagrange": True, "num_actions": 3, "backup_actions": 2, "difference_floor": -4.0},  # cuts D at 4
+        ),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        draws_nothing=("act",),
     ),
     Row(
         crr,
@@ -520,7 +544,7 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ROWS for part in ("vae", "critic", "actor", "multiplier")]
+PARTS = [(name, part) for name in ROWS for part in ("vae", "critic", "actor", "temperature", "multiplier")]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
