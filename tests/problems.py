@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -95,9 +95,9 @@ class Training:
         rows = np.tile(np.asarray(observation, np.float32), (1, num_actions, 1))
         return self.program.act(self.state, NetObservation(rows), self.updates, 0)[0]
 
-    def q(self, observation, action) -> np.ndarray:
-        """Both Q of the first and only member, before the mean or minimum of anything."""
-        critic = jax.tree.map(lambda leaf: leaf[0], self.state.critic.model)
+    def q(self, observation, action, member: int = 0) -> np.ndarray:
+        """Both Q of a member, before the mean or minimum of anything."""
+        critic = jax.tree.map(lambda leaf: leaf[member], self.state.critic.model)
         return np.asarray(critic(jnp.asarray(observation, jnp.float32), jnp.asarray(action, jnp.float32)))
 
     def diagnose(self) -> dict[str, np.ndarray]:
@@ -126,3 +126,44 @@ def bandit(reward: str) -> Dataset:
 def near_a_mode(action: np.ndarray) -> float:
     """Share of actions within 0.3 of either mode, which is six standard deviations of the data."""
     return float(np.mean(np.abs(np.abs(action) - 0.8) < 0.3))
+
+
+# --- A line of four states: past the right end waits 1, past the left end 0.3; the action's sign is the direction ---
+
+LINE, LINE_DISCOUNT, TRAP = 4, 0.8, 0.3
+
+
+def step_on_the_line(state: int, right: int) -> tuple[float, int, bool]:
+    """Reward, next state, end."""
+    if right:
+        return (1.0, state, True) if state == LINE - 1 else (0.0, state + 1, False)
+    return (TRAP, state, True) if state == 0 else (0.0, state - 1, False)
+
+
+def line_of_states() -> Dataset:
+    """Both directions, logged equally often in every state, by actions of any size."""
+    start, right = (array.ravel() for array in np.meshgrid(np.repeat(np.arange(LINE), 64), [0, 1]))
+    action = np.where(right == 1, 1, -1) * np.random.default_rng(0).uniform(0.3, 1.0, size=start.size)
+    outcome = [step_on_the_line(int(state), int(side)) for state, side in zip(start, right, strict=True)]
+    reward, following, end = zip(*outcome, strict=True)
+    return dataset_of(np.eye(LINE)[start], action[:, None], reward, np.eye(LINE)[list(following)], end)
+
+
+def exact_q(value_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Q[state, right] at the fixed point, where `value_of` makes V (states,) of Q (states, 2); Q* with the maximum."""
+    q = np.zeros((LINE, 2))
+    for _ in range(200):
+        value = value_of(q)
+        for state in range(LINE):
+            for right in (0, 1):
+                reward, following, end = step_on_the_line(state, right)
+                q[state, right] = reward + (0.0 if end else LINE_DISCOUNT * value[following])
+    return q
+
+
+def q_on_the_line(training: Training, member: int = 0) -> np.ndarray:
+    """What a member has learned, Q[state, right], the mean over its critics and the logged actions."""
+    line = line_of_states()
+    q = training.q(line.observation, line.action, member).mean(axis=0)
+    start, right = np.argmax(line.observation, axis=1), np.asarray(line.action)[:, 0] > 0
+    return np.array([[q[(start == state) & (right == side)].mean() for side in (0, 1)] for state in range(LINE)])

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.optim import clipped_adam, descend, minimise, momentum_sgd, moving_average, moving_average_when, start
+from diffcps.optim import (
+    adam_with_decay,
+    clipped_adam,
+    descend,
+    minimise,
+    momentum_sgd,
+    moving_average,
+    moving_average_when,
+    start,
+)
 
 RATE = 0.1
 LARGE = [np.array([3.0, -4.0]), np.array([0.3, 0.4])]  # norms 5 and 0.5
@@ -145,6 +154,24 @@ def test_rates_and_norms_may_be_traced(decay_steps):
     together = jax.jit(jax.vmap(two_steps))(rates, norms)
     alone = [two_steps(float(rate), float(norm)) for rate, norm in zip(rates, norms, strict=True)]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-5)
+
+
+# --- Weight decay ---
+
+
+def test_decay_by_hand():
+    # Adam's step, and rate * decay of the parameter itself, which is not in the gradient's moments.
+    gradients, decay, model = [np.array([1.0, -2.0]), np.array([0.5, 3.0])], 0.3, np.array([2.0, -4.0])
+    moves = steps(adam_with_decay(RATE, decay), gradients, jnp.asarray(model, jnp.float32))
+    for adam, move in zip(adam_by_hand(gradients, [RATE] * 2), moves, strict=True):
+        np.testing.assert_allclose(move, adam - RATE * decay * model, rtol=1e-4)
+        model = model + move
+
+
+def test_decay_falls_with_the_rate():
+    still = np.zeros(2)  # no gradient: what moves is the decay alone
+    moves = steps(adam_with_decay(RATE, 0.5, decay_steps=2), [still] * 3, jnp.ones(2))[:, 0]
+    np.testing.assert_allclose(moves, [-0.05, -0.025 * 0.95, 0.0], rtol=1e-5)
 
 
 # --- Moving averages ---

@@ -33,6 +33,15 @@ def clipped_adam(learning_rate: Real, max_grad_norm: Real, decay_steps: int = 0)
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(schedule))  # pyright: ignore[reportArgumentType]
 
 
+def adam_with_decay(learning_rate: Real, weight_decay: Real, decay_steps: int = 0) -> optax.GradientTransformation:
+    """AdamW (arXiv:1711.05101): every step also moves every parameter by rate * `weight_decay` of itself towards zero.
+
+    The rate is as in `clipped_adam`. Nothing is spared: biases and norms decay too.
+    """
+    schedule = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
+    return optax.adamw(schedule, weight_decay=weight_decay)  # pyright: ignore[reportArgumentType]
+
+
 def momentum_sgd(learning_rate: Real, momentum: Real) -> optax.GradientTransformation:
     """Gradient descent with (heavy-ball) momentum: v <- momentum v + g, theta <- theta - rate v."""
     return optax.sgd(learning_rate, momentum)  # pyright: ignore[reportArgumentType]

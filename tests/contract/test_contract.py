@@ -15,6 +15,7 @@ import pytest
 
 from diffcps.algorithms import (
     ALGORITHMS,
+    awac,
     awr,
     bc,
     bcq,
@@ -24,6 +25,8 @@ from diffcps.algorithms import (
     diffcps,
     diffusion_bc,
     diffusion_ql,
+    idql,
+    iql,
     sfbc,
     td3_bc,
 )
@@ -48,6 +51,9 @@ class Row(NamedTuple):
     """Target network -> the field that holds its rate, and those of updates 2 to 6 that move it."""
     own_start: Sequence[str] = ()
     """Target networks that start from weights of their own, not as copies."""
+    read_in: Mapping[str, tuple[str, str]] = {}
+    """Target network -> what shows in an update and in a diagnosis that it is read, where it is not the critics' error;
+    empty: nothing does."""
     moves: Mapping[str, int] = {}
     """Part of the state -> the stage (of those that differ) whose updates move it, where there are several."""
     draws_nothing: Sequence[str] = ()
@@ -124,10 +130,34 @@ TABLE = [
         draws_nothing=("update", "act", "diagnose"),
     ),
     Row(
+        iql,
+        iql.Config(**RATES, value_learning_rate=0.01, width=16, depth=1, batch_size=8, target_rate=0.1),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        read_in={"target_critic": ("value/loss", "value/loss")},
+        draws_nothing=("update", "act", "diagnose"),
+    ),
+    Row(
+        awac,
+        awac.Config(**RATES, width=16, depth=1, batch_size=8, target_rate=0.1),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        draws_nothing=("act",),
+    ),
+    Row(
         sfbc,
         sfbc.Config(**DIFFUSION, **RATES, num_candidates=4, support_actions=4, averaged_actions=2),
         moves={"actor": 0, "critic": 2},
         draws_nothing=("update",),
+    ),
+    Row(
+        idql,
+        idql.Config(
+            **RATES,
+            **{"width": 16, "depth": 1, "actor_width": 16, "num_blocks": 1, "time_size": 8, "batch_size": 8},
+            **{"num_steps": 3, "num_candidates": 4, "target_rate": 0.1, "ema_rate": 0.3, "value_learning_rate": 0.01},
+            action_choice="softmax_q",
+        ),
+        targets={"target_actor": ("ema_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
+        read_in={"target_actor": ("", "selection/loss"), "target_critic": ("value/loss", "value/loss")},
     ),
 ]
 ROWS = {row.method.__name__.rpartition(".")[2]: row for row in TABLE}
@@ -544,7 +574,7 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ROWS for part in ("vae", "critic", "actor", "temperature", "multiplier")]
+PARTS = [(name, part) for name in ROWS for part in ("vae", "value", "critic", "actor", "temperature", "multiplier")]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
@@ -567,8 +597,8 @@ def test_a_rate_of_zero_stops_its_own_part_alone(name, part):
         moves = stage_that_moves(name, other) == stage
         assert equal(model, moving_parts(before)[other]) == (other == part or not moves), other
         assert equal(moving_parts(usual)[other], moving_parts(before)[other]) == (not moves), other
-        # VAE and critic move first and the policy then reads them; nothing else reads what a part has just become.
-        if other != part and part not in ("vae", "critic"):
+        # VAE, value and critic move first and others then read them; nothing else reads what a part has just become.
+        if other != part and part not in ("vae", "value", "critic"):
             assert equal(model, moving_parts(usual)[other]), other
 
 
@@ -645,12 +675,14 @@ def nudged(tree: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "target"), TARGETS)
-def test_what_the_critics_learn_comes_from_the_targets(name, target):
+def test_what_is_learned_comes_from_the_targets(name, target):
     state = trained(name)
+    in_update, in_diagnosis = ROWS[name].read_in.get(target, ("critic/loss", "critic/td_error"))
 
     def errors(state) -> list[float]:
-        """The critics' error in an update before the policy moves, and in a diagnosis."""
-        return [float(update(name, state, 4)[1]["critic/loss"]), float(diagnosis(name, state)["critic/td_error"])]
+        """What reads the target in an update, before the policy moves, and in a diagnosis: the critics' error."""
+        found = [float(update(name, state, 4)[1][in_update])] if in_update else []
+        return [*found, float(diagnosis(name, state)[in_diagnosis])]
 
     usual = errors(state)
     by_target = errors(state._replace(**{target: nudged(getattr(state, target))}))

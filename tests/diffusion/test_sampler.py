@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from diffcps.diffusion import sampler
-from diffcps.diffusion.sampler import draw_noise, sample_ancestral
+from diffcps.diffusion.sampler import draw_noise, sample_ancestral, sample_clipped
 from diffcps.diffusion.schedule import Schedule, linear_betas, make_schedule, schedule_from_betas, vp_betas
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "strict_dtypes")
@@ -182,6 +182,73 @@ def test_ancestral_equals_a_plain_loop(num_steps, unroll, monkeypatch):
     noise = draw_noise(jax.random.key(3), schedule, (8, 2))
     expected = ancestral_loop(schedule, toy_denoise, np.asarray(noise, np.float64), 0.5)
     assert_same_chain(sample_ancestral(schedule, toy_denoise, noise, 0.5), expected)
+
+
+# --- The chain that clips x_t ---
+
+
+def test_clipped_chain_by_hand():
+    # eps = 0 and x_T = 3: the first step makes 3 / 0.75 of it and adds sqrt(0.4375) times the noise -4, then comes the
+    # clip; the last step divides by 0.8.
+    x = 3.0 / 0.75 - 4.0 * math.sqrt(0.4375)
+    noise = jnp.array([[[3.0]], [[-4.0]]])
+    np.testing.assert_allclose(sample_clipped(BY_HAND, lambda xt, t: 0.0 * xt, noise, NO_CLIP), [[x / 0.8]], rtol=1e-5)
+    # eps = 1/2: (3 - 0.4375 / 0.8 / 2) / 0.75 - 4 sqrt(0.4375) = 0.990 is cut to 0.9. Cut at the end alone it would
+    # leave 0.862.
+    cut = sample_clipped(BY_HAND, lambda xt, t: 0.5 + 0.0 * xt, noise, 0.9)
+    np.testing.assert_allclose(cut, [[(0.9 - 0.5 * 0.36 / 0.6) / 0.8]], rtol=1e-5)  # 0.75
+
+
+def clipped_law(betas: np.ndarray, m: float, s: float, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:
+    """Mean and std of `sample_clipped`'s output with a clip out of reach, from those of x_T, in float64."""
+    alpha_bar = np.cumprod(1.0 - betas)
+    for t in reversed(range(len(betas))):
+        # sqrt(1 - ab) eps* = (1 - ab) (x - sqrt(ab) m) / (ab s^2 + 1 - ab): a step moves x towards sqrt(ab) m.
+        pull = betas[t] / (alpha_bar[t] * s**2 + 1.0 - alpha_bar[t])
+        root = math.sqrt(1.0 - betas[t])
+        mean = (mean - pull * (mean - math.sqrt(alpha_bar[t]) * m)) / root
+        std = math.sqrt(((1.0 - pull) * std / root) ** 2 + (betas[t] if t > 0 else 0.0))
+    return mean, std
+
+
+def test_the_clipped_chain_draws_from_its_own_law():
+    schedule = make_schedule("vp", 5)
+    noise = draw_noise(jax.random.key(4), schedule, (NUM_SAMPLES, 1))
+
+    @jax.jit
+    def sample(m, s):
+        return sample_clipped(schedule, gaussian_denoise(schedule, m, s), noise, NO_CLIP)
+
+    law = clipped_law(vp_betas(5), MEAN, STD)
+    assert ks_distance(sample(MEAN, STD), *law) < KS_TOLERANCE
+    for m, s in WRONG:
+        assert ks_distance(sample(m, s), *law) > KS_TOLERANCE
+    # Its variance is not the posterior's: it is another chain than the ancestral one.
+    assert ks_distance(sample(MEAN, STD), *ancestral_law(vp_betas(5), MEAN, STD)) > KS_TOLERANCE
+
+
+def clipped_loop(schedule: Schedule, denoise, noise: np.ndarray, clip: float) -> np.ndarray:
+    betas = schedule.beta.astype(np.float64)
+    alpha_bar = np.cumprod(1.0 - betas)
+    x = noise[0]
+    for step, t in enumerate(reversed(range(len(betas)))):
+        eps = np.asarray(denoise(jnp.asarray(x, jnp.float32), jnp.asarray(t)), np.float64)
+        x = (x - betas[t] / np.sqrt(1.0 - alpha_bar[t]) * eps) / np.sqrt(1.0 - betas[t])
+        if t > 0:
+            x = x + np.sqrt(betas[t]) * noise[step + 1]
+        x = np.clip(x, -clip, clip)
+    return x
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 20])
+def test_the_clipped_chain_equals_a_plain_loop(num_steps):
+    schedule = make_schedule("vp", num_steps)
+    noise = draw_noise(jax.random.key(3), schedule, (8, 2))
+    expected = clipped_loop(schedule, toy_denoise, np.asarray(noise, np.float64), 0.5)
+    # Where a state is not at its bound the toy's slope of 3 makes errors grow, by less than this.
+    found = sample_clipped(schedule, toy_denoise, noise, 0.5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+    assert np.max(np.abs(found)) == 0.5
 
 
 # --- Noise and batches ---

@@ -132,7 +132,7 @@ def pieces(networks: Networks, batch: Transition, draws: crr.Draws) -> dict[str,
         advantage = crr.advantage(policy, critic, batch, draws, variant.baseline)
         weight = crr.weights(advantage, config_of(variant))
         found |= {f"{name}/advantage": advantage, f"{name}/weight": weight}
-        found |= {f"{name}/loss": crr.policy_loss(policy, batch, weight)}
+        found |= {f"{name}/loss": crr.weighted_cloning_loss(policy, batch, weight)}
     return found
 
 
@@ -179,7 +179,7 @@ def test_the_density_has_no_term_for_the_tanh():
 
 def test_weights_are_not_normalised():
     policy, weight = before()["actor"], jnp.asarray(ONE["exp_mean/actor/weight"])
-    loss = jax.jit(crr.policy_loss)(policy, BATCH, weight / jnp.mean(weight))
+    loss = jax.jit(crr.weighted_cloning_loss)(policy, BATCH, weight / jnp.mean(weight))
     assert relative(loss, ONE["exp_mean/actor/loss"]) > 100 * TOLERANCE
 
 

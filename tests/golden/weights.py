@@ -1,4 +1,4 @@
-"""The authors' weights as our networks. PyTorch stores a linear layer as (out, in), TensorFlow as (in, out)."""
+"""The authors' weights as our networks. PyTorch stores a linear layer as (out, in), TensorFlow, Flax as (in, out)."""
 
 from __future__ import annotations
 
@@ -74,6 +74,16 @@ def mlp(arrays: Arrays, layers: Sequence[Layer], activation: Activation) -> MLP:
     return eqx.tree_at(_parameters_of_mlp, network, [array for pair in pairs for array in pair])
 
 
+def linear(arrays: Arrays, name: str) -> Linear:
+    """One linear layer, or one of an ensemble that is stored along the first axis."""
+    weight, bias = _linear(arrays, name)
+    return eqx.tree_at(
+        lambda layer: (layer.weight, layer.bias),
+        eqx.filter_eval_shape(Linear, *weight.shape[-2:], jax.random.key(0)),
+        (weight, bias),
+    )
+
+
 def _middle_layers(arrays: Arrays, prefix: str) -> list[str]:
     start = f"{prefix}/model."
     names = [
@@ -87,11 +97,14 @@ def _is_first_weight_of_critic(name: str, prefix: str) -> bool:
 
 
 def _linear(arrays: Arrays, *names: str) -> tuple[jax.Array, jax.Array]:
-    if f"{names[0]}/kernel" in arrays:
-        weights, biases = zip(*((arrays[f"{name}/kernel"], arrays[f"{name}/bias"]) for name in names), strict=True)
+    for dot in "/.":
+        if f"{names[0]}{dot}kernel" in arrays:
+            pairs = ((arrays[f"{name}{dot}kernel"], arrays[f"{name}{dot}bias"]) for name in names)
+            weights, biases = zip(*pairs, strict=True)
+            break
     else:
         weights, biases = zip(*((arrays[f"{name}.weight"].T, arrays[f"{name}.bias"]) for name in names), strict=True)
-    return jnp.asarray(np.concatenate(weights, axis=1)), jnp.asarray(np.concatenate(biases))
+    return jnp.asarray(np.concatenate(weights, axis=-1)), jnp.asarray(np.concatenate(biases, axis=-1))
 
 
 def _parameters_of_mlp(mlp: MLP) -> list[jax.Array]:

@@ -10,7 +10,20 @@ import pytest
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.diffusion import sampler
-from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, STATES, Training, bandit, dataset_of, near_a_mode
+from tests.problems import (
+    LINE,
+    LINE_DISCOUNT,
+    NUM_ACTIONS,
+    SHARE_TOLERANCE,
+    STATES,
+    Training,
+    bandit,
+    dataset_of,
+    exact_q,
+    line_of_states,
+    near_a_mode,
+    q_on_the_line,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,54 +121,28 @@ def test_two_step_chain(name):
 
 # --- A line of four states, against exact Q* ---
 
-LINE, DISCOUNT, TRAP = 4, 0.8, 0.3
-
-
-def step_on_the_line(state: int, right: int) -> tuple[float, int, bool]:
-    """Reward, next state, end. Past the right end waits 1, past the left end 0.3."""
-    if right:
-        return (1.0, state, True) if state == LINE - 1 else (0.0, state + 1, False)
-    return (TRAP, state, True) if state == 0 else (0.0, state - 1, False)
-
-
-def exact_q(right_probability: float | None = None) -> np.ndarray:
-    """Q*[state, right] by value iteration; with a probability, Q of the policy that goes right with it."""
-    q = np.zeros((LINE, 2))
-    for _ in range(200):
-        value = q.max(axis=1) if right_probability is None else q @ [1 - right_probability, right_probability]
-        for state in range(LINE):
-            for right in (0, 1):
-                reward, following, end = step_on_the_line(state, right)
-                q[state, right] = reward + (0.0 if end else DISCOUNT * value[following])
-    return q
-
 
 @pytest.mark.parametrize("name", DIFFUSION_CRITICS)
 def test_a_line_of_states_against_exact_values(name):
     # The sign of the action is the direction, and both directions are logged in every state. With the backup over the
     # best of ten actions of a policy that keeps both, the fixed point is Q* whatever the shares.
-    rng = np.random.default_rng(0)
-    start, right = (array.ravel() for array in np.meshgrid(np.repeat(np.arange(LINE), 64), [0, 1]))
-    action = np.where(right == 1, 1, -1) * rng.uniform(0.3, 1.0, size=start.size)
-    outcome = [step_on_the_line(int(state), int(side)) for state, side in zip(start, right, strict=True)]
-    reward, following, end = zip(*outcome, strict=True)
-    line = dataset_of(np.eye(LINE)[start], action[:, None], reward, np.eye(LINE)[list(following)], end)
+    line = line_of_states()
     training = Training(
         name,
         line,
         width=64,
         num_steps=5,
-        discount=DISCOUNT,
+        discount=LINE_DISCOUNT,
         max_q_backup=True,
         action_choice="argmax_q",
         decay_updates=3000,
     )
     training.advance(3000)
 
-    q = training.q(line.observation, line.action).mean(axis=0)
-    learned = np.array([[q[(start == state) & (right == side)].mean() for side in (0, 1)] for state in range(LINE)])
-    assert np.max(np.abs(learned - exact_q())) < 0.05
-    assert np.max(np.abs(learned - exact_q(0.5))) > 0.1  # negative control: not the values of the logged behaviour
+    learned = q_on_the_line(training)
+    assert np.max(np.abs(learned - exact_q(lambda q: q.max(axis=1)))) < 0.05
+    # Negative control: not the values of the logged behaviour.
+    assert np.max(np.abs(learned - exact_q(lambda q: q.mean(axis=1)))) > 0.1
     for state in range(LINE):  # and past the nearer, smaller reward
         assert np.all(training.act(np.eye(LINE)[state], 100) > 0)
 

@@ -54,6 +54,35 @@ kitchen-mixed              3e-4 0.005 no 10
 """
 
 
+ROBOTS = ("halfcheetah", "hopper", "walker2d")
+MAZES = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
+ANTMAZE = [f"antmaze-{maze}" for maze in MAZES]
+# IQL (arXiv:2110.06169), section 5, and its program: expectile, beta, rewards. AWAC as CORL runs it: lambda, rewards.
+LOCOMOTION = [f"{robot}-{data}" for robot in ROBOTS for data in ("medium", "medium-replay", "medium-expert")]
+IQL = {"locomotion": (0.7, 3.0, "iql_locomotion"), "antmaze": (0.9, 10.0, "iql_antmaze")}
+AWAC = {"locomotion": (0.3333, "none"), "antmaze": (0.1, "iql_antmaze")}
+
+# IDQL's program (launcher/examples/train_ddpm_iql_offline.py and examples/states/train_diffusion_offline.py at
+# 7582571): expectile, rewards.
+IDQL = """
+halfcheetah-medium-expert  0.7 iql_locomotion
+hopper-medium-expert       0.7 iql_locomotion
+walker2d-medium-expert     0.7 iql_locomotion
+halfcheetah-medium         0.7 iql_locomotion
+hopper-medium              0.7 iql_locomotion
+walker2d-medium            0.7 iql_locomotion
+halfcheetah-medium-replay  0.7 iql_locomotion
+hopper-medium-replay       0.7 iql_locomotion
+walker2d-medium-replay     0.7 iql_locomotion
+antmaze-umaze              0.9 iql_antmaze
+antmaze-umaze-diverse      0.9 iql_antmaze
+antmaze-medium-play        0.9 iql_antmaze
+antmaze-medium-diverse     0.9 iql_antmaze
+antmaze-large-play         0.9 iql_antmaze
+antmaze-large-diverse      0.9 iql_antmaze
+"""
+
+
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
 
@@ -131,6 +160,27 @@ def test_cql_is_corls_table_row_by_row():
             **(CQL_ANTMAZE if task.startswith("antmaze") else {}),
         }, task
     assert set(presets) == {row[0] for row in rows(CQL)}
+
+
+def test_iql_has_a_row_for_each_locomotion_and_antmaze_task():
+    presets = presets_of("iql")
+    assert set(presets) == {*LOCOMOTION, *ANTMAZE}
+    for task, preset in presets.items():
+        expectile, beta, rewards = IQL["antmaze" if task in ANTMAZE else "locomotion"]
+        assert (preset.reward, preset.fields) == (rewards, {"expectile": expectile, "inverse_temperature": beta}), task
+
+
+def test_awac_has_a_row_for_each_locomotion_and_antmaze_task():
+    presets = presets_of("awac")
+    assert set(presets) == {*LOCOMOTION, *ANTMAZE}
+    for task, preset in presets.items():
+        temperature, rewards = AWAC["antmaze" if task in ANTMAZE else "locomotion"]
+        assert (preset.reward, preset.fields) == (rewards, {"temperature": temperature}), task
+
+
+def test_idql_has_the_expectiles_and_rewards_of_its_program():
+    found = {task: (preset.reward, preset.fields) for task, preset in presets_of("idql").items()}
+    assert found == {task: (reward, {"expectile": float(tau)}) for task, tau, reward in rows(IDQL)}
 
 
 @pytest.mark.parametrize("method", list(ALGORITHMS))

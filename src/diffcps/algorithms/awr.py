@@ -25,7 +25,8 @@ from diffcps.networks.gaussian import Gaussian
 from diffcps.networks.mlp import MLP
 from diffcps.optim import Trained, minimise, momentum_sgd, start
 from diffcps.policies import gaussian
-from diffcps.policies.gaussian import negative_log_likelihood
+from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_loss
+from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import Labelled, sample_labelled, transitions
 from diffcps.rl.returns import lambda_returns
 from diffcps.types import EPISODES, Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, UserError
@@ -115,11 +116,6 @@ def value_loss(critic: MLP, batch: Labelled, scale: Real) -> Scalar:
     return 0.5 * jnp.mean(jnp.square((batch.target - value(critic, batch.observation, scale)) / scale))
 
 
-def weights(advantage: Float[Array, " b"], temperature: Real, max_weight: Real) -> Float[Array, " b"]:
-    """min(exp(A / beta), w_max)."""
-    return jnp.minimum(jnp.exp(advantage / temperature), max_weight)
-
-
 def bound_loss(mean: Float[Array, "b act"]) -> Scalar:
     """1/2 E sum_i (distance of the mean from [-1, 1] in dimension i)^2."""
     return 0.5 * jnp.mean(jnp.sum(jnp.square(mean - jnp.clip(mean, -1.0, 1.0)), axis=-1))
@@ -127,10 +123,9 @@ def bound_loss(mean: Float[Array, "b act"]) -> Scalar:
 
 def policy_loss(policy: Gaussian, batch: Labelled, config: Config) -> tuple[Scalar, Scalar]:
     """-E[min(exp(A / beta), w_max) log pi_theta(a | s)] + the penalty on means outside the box; and the mean weight."""
-    weight = weights(batch.target, config.temperature, config.max_weight)
+    weight = exponential_weights(batch.target / config.temperature, config.max_weight)
     bound = bound_loss(policy.mean(batch.observation))
-    loss = -jnp.mean(weight * policy.log_prob(batch.observation, batch.action)) + config.bound_weight * bound
-    return loss, jnp.mean(weight)
+    return weighted_cloning_loss(policy, batch, weight) + config.bound_weight * bound, jnp.mean(weight)
 
 
 def make(config: Config, spec: Spec) -> Algorithm[State]:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffcps.networks.critic import Critic
-from diffcps.networks.mlp import MLP
+from diffcps.networks.initial import initialised, orthogonal, xavier_uniform
 from diffcps.networks.squashed import ScaledSquashedGaussian
 from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.rl.bellman import CRITIC_METRICS, td_loss, td_target
@@ -45,8 +45,6 @@ CITATION = """@inproceedings{kumar2020cql,
   archivePrefix = {arXiv}
 }"""
 
-HIDDEN_GAIN = math.sqrt(2.0)
-"""Gain of the orthogonal initial weights of a critic's hidden layers (CORL)."""
 HEAD_GAIN = 0.01
 """Gain of the initial weights of the last layers: orthogonal in critics, Xavier's in the policy (CORL)."""
 
@@ -155,39 +153,23 @@ def draw(config: Config, batch: Transition, key: Key) -> Draws:
 
 
 def new_critic(spec: Spec, hidden: tuple[int, ...], key: Key) -> Critic:
-    """Two Q networks with CORL's initial weights: orthogonal ones, biases 0."""
-    key_shape, key_weights = jax.random.split(key)
-    critic = Critic(spec, hidden, key_shape, jax.nn.relu)
-
-    def orthogonal(network: MLP, key: Key) -> MLP:
-        gains = (HIDDEN_GAIN,) * len(hidden) + (HEAD_GAIN,)
-        keys = jax.random.split(key, len(gains))
-        weights = [
-            jax.nn.initializers.orthogonal(gain)(key, layer.weight.shape)
-            for gain, key, layer in zip(gains, keys, network.layers, strict=True)
-        ]
-        biases = [jnp.zeros_like(layer.bias) for layer in network.layers]
-        return eqx.tree_at(
-            lambda network: [*(layer.weight for layer in network.layers), *(layer.bias for layer in network.layers)],
-            network,
-            [*weights, *biases],
-        )
-
-    networks = jax.vmap(orthogonal)(critic.networks, jax.random.split(key_weights))
-    return eqx.tree_at(lambda critic: critic.networks, critic, networks)
+    """Two Q networks with CORL's initial weights: orthogonal ones, small in the last layer, and biases 0."""
+    key_shape, key_law = jax.random.split(key)
+    critic = initialised(Critic(spec, hidden, key_shape, jax.nn.relu), orthogonal, key_law)
+    return eqx.tree_at(
+        lambda critic: critic.networks.layers[-1].weight,
+        critic,
+        replace_fn=lambda weight: HEAD_GAIN / 2.0**0.5 * weight,
+    )
 
 
 def new_policy(spec: Spec, hidden: tuple[int, ...], key: Key) -> ScaledSquashedGaussian:
-    """A policy with CORL's initial weights: the last layer small, by Xavier's law, and its bias 0."""
-    key_hidden, key_head = jax.random.split(key)
-    policy = ScaledSquashedGaussian(spec, hidden, key_hidden)
-    head = policy.network.layers[-1]
-    xavier = jax.nn.initializers.xavier_uniform()(key_head, head.weight.shape)
-    return eqx.tree_at(
-        lambda policy: (policy.network.layers[-1].weight, policy.network.layers[-1].bias),
-        policy,
-        (HEAD_GAIN * xavier, jnp.zeros_like(head.bias)),
-    )
+    """A policy with CORL's initial weights: PyTorch's, but a last layer by Xavier's law, small, and its bias 0."""
+    key_shape, key_law = jax.random.split(key)
+    policy = ScaledSquashedGaussian(spec, hidden, key_shape)
+    head = initialised(policy.network.layers[-1], xavier_uniform, key_law)
+    head = eqx.tree_at(lambda layer: layer.weight, head, replace_fn=lambda weight: HEAD_GAIN * weight)
+    return eqx.tree_at(lambda policy: policy.network.layers[-1], policy, head)
 
 
 def critic_target(

@@ -26,11 +26,12 @@ from jaxtyping import Array, Bool, Float, Int
 from diffcps.networks.critic import Critic
 from diffcps.networks.gaussian import ConditionalGaussian
 from diffcps.optim import Model, Trained, clipped_adam, minimise, moving_average, moving_average_when, start
+from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_loss
 from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.improvement import choose_candidate, repeated
 from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition
 
 CITATION = """@inproceedings{wang2020crr,
   title = {Critic Regularized Regression},
@@ -162,11 +163,6 @@ def weights(advantage: Float[Array, " b"], config: Config) -> Float[Array, " b"]
     return exponential_weights(advantage / config.temperature, config.max_weight)
 
 
-def policy_loss(policy: ConditionalGaussian, batch: Transition, weight: Float[Array, " b"]) -> Scalar:
-    """-mean f log pi_theta(a | s), the weights f given."""
-    return -jnp.mean(weight * policy.log_prob(batch.observation, batch.action))
-
-
 def following(config: Config, target: Model, new: Model, index: Int[Array, ""]) -> Model:
     """A target network after an update: an average, or a copy where the index is divisible by the interval."""
     if config.target_update == "soft":
@@ -204,7 +200,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
         # --- policy ---
         gain = advantage(state.actor.model, critic.model, batch, draws, config.baseline)
         weight = weights(gain, config)
-        actor, loss, _, norm = minimise(actor_optimiser, state.actor, policy_loss, batch, weight)
+        actor, loss, _, norm = minimise(actor_optimiser, state.actor, weighted_cloning_loss, batch, weight)
         metrics |= {"actor/loss": loss, "actor/grad_norm": norm}
         metrics |= {"actor/weight": jnp.mean(weight), "actor/advantage": jnp.mean(gain)}
 
@@ -230,7 +226,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
         target = critic_target(state.target_actor, state.target_critic, batch, draws, config)
         loss, q = critic_loss(critic, batch, target)
         gain = advantage(policy, critic, batch, draws, config.baseline)
-        nll = policy_loss(policy, batch, jnp.ones_like(gain))
+        nll = negative_log_likelihood(policy, batch)
         metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q), "actor/advantage": jnp.mean(gain)}
         return metrics | {"actor/weight": jnp.mean(weights(gain, config)), "actor/nll": nll, "selection/loss": nll}
 

@@ -41,3 +41,31 @@ def sample_ancestral(
     step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
     x, _ = jax.lax.scan(step, noise[0], (*backwards, step_noise), unroll=min(schedule.num_steps, UNROLL))
     return jnp.clip(x, -clip, clip)
+
+
+def sample_clipped(
+    schedule: Schedule, denoise: Denoise, noise: Float[Array, "steps *b d"], clip: float = 1.0
+) -> Float[Array, "*b d"]:
+    """DDPM's reverse chain from x_T = noise[0], with x_t itself clipped to [-clip, clip] after every step.
+
+    x_{t-1} = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps_theta) / sqrt(1 - beta_t) + sqrt(beta_t) noise[T - t], without
+    noise at t = 0. Neither x_T nor an estimate of x_0 is clipped, and the variance is beta_t: in all three it is not
+    `sample_ancestral`.
+    Reference: DDPM (arXiv:2006.11239), algorithm 2 with the first variance of section 3.2; clipped as in the program of
+    IDQL (arXiv:2304.10573).
+    """
+
+    def step(xt, constants):
+        t, eps_weight, xt_weight, std, z = constants
+        x = xt_weight * (xt - eps_weight * denoise(xt, t)) + std * z
+        return jnp.clip(x, -clip, clip), None
+
+    beta, alpha_bar = schedule.beta.astype(np.float64), schedule.alpha_bar.astype(np.float64)
+    std = np.where(np.arange(schedule.num_steps) == 0, 0.0, np.sqrt(beta))
+    constants = [
+        array.astype(np.float32) for array in (beta / np.sqrt(1.0 - alpha_bar), 1.0 / np.sqrt(1.0 - beta), std)
+    ]
+    backwards = [jnp.asarray(constant[::-1].copy()) for constant in (np.arange(schedule.num_steps), *constants)]
+    step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
+    x, _ = jax.lax.scan(step, noise[0], (*backwards, step_noise), unroll=min(schedule.num_steps, UNROLL))
+    return x

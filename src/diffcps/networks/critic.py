@@ -1,4 +1,4 @@
-"""Ensembles of Q networks."""
+"""Networks for values: V, Q, and ensembles of Q."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ class QNetwork(eqx.Module):
 
     def __call__(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
         return self.network(jnp.concatenate([observation, action], axis=-1))[..., 0]
+
+
+class VNetwork(eqx.Module):
+    """V(s)."""
+
+    network: MLP
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], key: Key, activation: Activation = jax.nn.relu):
+        self.network = MLP((spec.observation_size, *hidden, 1), key, activation)
+
+    def __call__(self, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
+        return self.network(observation)[..., 0]
 
 
 class Critic(eqx.Module):

@@ -26,11 +26,12 @@ class Deterministic(eqx.Module):
 
 
 class Gaussian(eqx.Module):
-    """N(mean(s), diag(std^2)): the mean by an MLP with nothing after it, one std per action dimension for all s.
+    """N(mean(s), diag(std^2)): the mean by an MLP, one std per action dimension for all s.
 
-    The density is over all of R^act. Neither the mean nor a sample is held in the box [-1, 1]: clip actions where they
-    are used. The log-std is learned, starts at 0 and is clipped to `log_std_range` where it is used, so that a log-std
-    outside has no gradient. With `std` given, the std is that number in every dimension and has no gradient at all.
+    The density is over all of R^act: no sample is held in the box [-1, 1], and the mean only where `tanh_mean` squashes
+    the MLP's end. Clip actions where they are used. The log-std is learned, starts at 0 and is clipped to
+    `log_std_range` where it is used, so that a log-std outside has no gradient. With `std` given, the std is that
+    number in every dimension and has no gradient at all.
     Reference: the policies of AWR (arXiv:1910.00177; fixed std) and of IQL's program (arXiv:2110.06169; learned).
     """
 
@@ -38,6 +39,7 @@ class Gaussian(eqx.Module):
     log_std: Float[Array, "*ensemble act"]
     log_std_range: tuple[float, float] = eqx.field(static=True)
     learns_std: bool = eqx.field(static=True)
+    tanh_mean: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -47,15 +49,18 @@ class Gaussian(eqx.Module):
         activation: Activation = jax.nn.relu,
         std: Real | None = None,
         log_std_range: tuple[float, float] = (-5.0, 2.0),
+        tanh_mean: bool = False,
     ):
         self.network = MLP((spec.observation_size, *hidden, spec.action_size), key, activation)
         self.log_std = jnp.full(spec.action_size, 0.0 if std is None else jnp.log(std), jnp.float32)
         self.log_std_range = log_std_range
         self.learns_std = std is None
+        self.tanh_mean = tanh_mean
 
     def mean(self, observation: Float[Array, "*b obs"]) -> Float[Array, "*b act"]:
         """The mean, which is also the mode."""
-        return self.network(observation)
+        mean = self.network(observation)
+        return jnp.tanh(mean) if self.tanh_mean else mean
 
     def log_prob(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
         """log N(a; mean(s), diag(std^2)), summed over the dimensions of the action."""
@@ -64,9 +69,12 @@ class Gaussian(eqx.Module):
         return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
 
     def sample(self, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
-        """mean(s) + std eps: one action per observation. Differentiable in the mean and the std."""
-        mean = self.mean(observation)
-        return mean + jnp.exp(self._used_log_std()) * jax.random.normal(key, mean.shape)
+        """One action per observation. Differentiable in the mean and the std."""
+        return self.sample_with(observation, jax.random.normal(key, (*observation.shape[:-1], self.log_std.shape[-1])))
+
+    def sample_with(self, observation: Float[Array, "*b obs"], eps: Float[Array, "*b act"]) -> Float[Array, "*b act"]:
+        """mean(s) + std eps, eps ~ N(0, I)."""
+        return self.mean(observation) + jnp.exp(self._used_log_std()) * eps
 
     def _used_log_std(self) -> Float[Array, " act"]:
         if not self.learns_std:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffcps.networks.gaussian import Deterministic, Gaussian
+from diffcps.networks.gaussian import ConditionalGaussian, Deterministic, Gaussian
+from diffcps.rl.replay import Labelled
 from diffcps.types import Key, Scalar, Transition
 
 
@@ -14,9 +16,16 @@ def squared_error(policy: Deterministic, batch: Transition) -> Scalar:
     return jnp.mean(jnp.square(policy(batch.observation) - batch.action))
 
 
-def negative_log_likelihood(policy: Gaussian, batch: Transition) -> Scalar:
-    """-mean log N(a; mu_theta(s), diag(sigma^2)) over the batch."""
+def negative_log_likelihood(policy: Gaussian | ConditionalGaussian, batch: Transition) -> Scalar:
+    """-mean log pi_theta(a | s) over the batch."""
     return -jnp.mean(policy.log_prob(batch.observation, batch.action))
+
+
+def weighted_cloning_loss(
+    policy: Gaussian | ConditionalGaussian, batch: Transition | Labelled, weight: Float[Array, " b"]
+) -> Scalar:
+    """-mean w log pi_theta(a | s), w a number for each row, under stop-gradient."""
+    return -jnp.mean(jax.lax.stop_gradient(weight) * policy.log_prob(batch.observation, batch.action))
 
 
 def act(policy: Gaussian, observation: Float[Array, "*b obs"], stochastic: bool, key: Key) -> Float[Array, "*b act"]:

@@ -1,11 +1,22 @@
-"""Regression with weights: of policies towards the better actions."""
+"""Regression with weights: of values towards an expectile, of policies towards the better actions."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffcps.types import Real
+from diffcps.types import Real, Scalar
+
+
+def expectile_loss(difference: Float[Array, "*b"], expectile: Real) -> Scalar:
+    """mean |tau - 1[u < 0]| u^2, u the target less the prediction: above 1/2 it weighs what lies above the prediction.
+
+    Its minimum over a constant prediction is the expectile tau of the targets: their mean for 1/2, their maximum as tau
+    goes to 1.
+    Reference: IQL (arXiv:2110.06169), eq. 5.
+    """
+    weight = jnp.where(difference < 0.0, 1.0 - expectile, expectile)
+    return jnp.mean(weight * jnp.square(difference))
 
 
 def exponential_weights(scaled_advantage: Float[Array, "*b"], max_weight: Real) -> Float[Array, "*b"]:

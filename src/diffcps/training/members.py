@@ -169,9 +169,8 @@ class Program:
         return {name: np.asarray(value) for name, value in metrics.items()}
 
 
-@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
+@partial(jax.jit, static_argnums=0)
 def _init(make, swept, key):
-    """Runs once, and is compiled in half the time so; the numbers are the same."""
     return jax.vmap(lambda swept, key: make(swept).init(key))(swept, key)
 
 

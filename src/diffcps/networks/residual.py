@@ -1,0 +1,121 @@
+"""The noise model out of residual blocks with layer normalisation and dropout."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from diffcps.networks.mlp import MLP, Activation, Linear
+from diffcps.networks.norm import LayerNorm
+from diffcps.types import Denoise, Key, Spec, UserError
+
+EXPANSION = 4
+"""Units inside a block for each of its inputs."""
+
+
+class FourierFeatures(eqx.Module):
+    """[cos(2 pi t w_k), sin(2 pi t w_k)], k = 1..size/2, of frequencies w that are trained; at first N(0, std^2).
+
+    Raises `UserError` for an odd size. Reference: arXiv:2006.10739; the frequencies are learned as in IDQL's program.
+    """
+
+    frequency: Float[Array, "*ensemble half"]
+
+    def __init__(self, size: int, std: float, key: Key):
+        if size < 2 or size % 2:
+            raise UserError(f"time_size is {size}: it must be even, as it counts cosines and sines")
+        self.frequency = std * jax.random.normal(key, (size // 2,))
+
+    def __call__(self, t: Float[Array, "*b"]) -> Float[Array, "*b size"]:
+        angle = (2.0 * math.pi * t)[..., None] * self.frequency
+        return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class ResidualBlock(eqx.Module):
+    """x + W_2 act(W_1 norm(kept x) + b_1) + b_2, four times as wide inside.
+
+    `kept` is dropout: 0 where a unit is dropped and 1 / (1 - p) where not. It meets the branch alone, not the sum.
+    """
+
+    norm: LayerNorm
+    widen: Linear
+    narrow: Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(self, width: int, key: Key, activation: Activation, epsilon: float):
+        key_widen, key_narrow = jax.random.split(key)
+        self.norm = LayerNorm(width, epsilon)
+        self.widen = Linear(width, EXPANSION * width, key_widen)
+        self.narrow = Linear(EXPANSION * width, width, key_narrow)
+        self.activation = activation
+
+    def __call__(
+        self, x: Float[Array, "*b width"], kept: Float[Array, "*b width"] | None = None
+    ) -> Float[Array, "*b width"]:
+        branch = self.norm(x if kept is None else kept * x)
+        return x + self.narrow(self.activation(self.widen(branch)))
+
+
+class ResidualDenoiser(eqx.Module):
+    """eps_theta(x_t, s, t): Fourier features of t -> 2 x size -> act -> 2 x size; then a residual network.
+
+    [x_t, s, time] -> width -> blocks -> act -> eps, without an activation after the first layer. Reference: IDQL
+    (arXiv:2304.10573), with the sizes, the trained frequencies and the constants of its program.
+    """
+
+    features: FourierFeatures
+    time: MLP
+    first: Linear
+    blocks: tuple[ResidualBlock, ...]
+    last: Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        spec: Spec,
+        width: int,
+        num_blocks: int,
+        time_size: int,
+        key: Key,
+        activation: Activation = jax.nn.silu,
+        epsilon: float = 1e-6,
+        frequency_std: float = 0.2,
+    ):
+        key_features, key_time, key_first, key_last, key_blocks = jax.random.split(key, 5)
+        self.features = FourierFeatures(time_size, frequency_std, key_features)
+        self.time = MLP((time_size, 2 * time_size, 2 * time_size), key_time, activation)
+        self.first = Linear(spec.action_size + spec.observation_size + 2 * time_size, width, key_first)
+        keys = jax.random.split(key_blocks, num_blocks)
+        self.blocks = tuple(ResidualBlock(width, key, activation, epsilon) for key in keys)
+        self.last = Linear(width, spec.action_size, key_last)
+        self.activation = activation
+
+    def given(
+        self,
+        observation: Float[Array, "*b obs"],
+        num_steps: int,
+        kept: Float[Array, "blocks *b width"] | None = None,
+    ) -> Denoise:
+        """eps_theta(., s, .), with what does not depend on x_t computed once for a whole reverse chain.
+
+        The first layer's product is split as in `networks.denoiser.Denoiser.given`, with the time part as a table over
+        the `num_steps` values of t. Axes of x_t that the observation lacks must be of size one in it. `kept` is the
+        dropout of each block.
+        """
+        weight, size = self.first.weight, self.last.bias.shape[-1]
+        weight_x, weight_s, weight_time = jnp.split(weight, [size, size + observation.shape[-1]])
+        time = self.time(self.features(jnp.arange(num_steps, dtype=jnp.float32))) @ weight_time
+        context = observation @ weight_s + self.first.bias
+        dropout = [None] * len(self.blocks) if kept is None else list(kept)
+
+        def denoise(xt: Float[Array, "*b act"], t: Int[Array, "*#b"]) -> Float[Array, "*b act"]:
+            hidden = xt @ weight_x + time[t] + context
+            for block, kept_of_block in zip(self.blocks, dropout, strict=True):
+                hidden = block(hidden, kept_of_block)
+            return self.last(self.activation(hidden))
+
+        return denoise
