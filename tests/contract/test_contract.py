@@ -106,7 +106,7 @@ TABLE = [
         cql,
         cql.Config(
             **RATES,
-            **{"width": 16, "depth": 1, "critic_depth": 1, "batch_size": 8, "max_grad_norm": 1.0, "target_rate": 0.1},
+            **{"width": 16, "depth": 1, "critic_depth": 1, "batch_size": 8, "max_grad_norm": 1.0, "target_rate": 0.5},
             **{"temperature_learning_rate": 0.01, "multiplier_learning_rate": 0.01, "multiplier_max": 10.0},
             **{"lagrange": True, "num_actions": 3, "backup_actions": 2, "difference_floor": -4.0},  # cuts D at 4
         ),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffcps.types import NetObservation
-from tests.problems import MODES, STATES, Training, bandit, dataset_of
+from tests.problems import STATES, Training, bandit, dataset_of
 
 SMALL: dict[str, Any] = {"width": 32, "critic_depth": 2, "num_actions": 4, "temperature_learning_rate": 1e-3}
 WEIGHTS = (0.0, 1.0)
@@ -20,7 +20,7 @@ WEIGHTS = (0.0, 1.0)
 @cache
 def modes_of_the_bandit() -> Training:
     swept = [{"conservative_weight": weight} for weight in WEIGHTS]
-    rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3, "decay_updates": 1500}
+    rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3, "decay_updates": 1500, "temperature_init": 0.05}
     training = Training("cql", bandit("matching"), swept, **(SMALL | rates))
     training.advance(1500)
     return training
@@ -36,11 +36,13 @@ def q_of(member: int, state: float, action: np.ndarray) -> np.ndarray:
 def test_q_is_right_on_average_over_the_data():
     # A constant added to Q in one state leaves the conservative term as it is, so that the mean of Q over the logged
     # actions is the mean of their rewards, whatever the weight. That of single actions moves.
+    data = bandit("matching")
     for member in range(len(WEIGHTS)):
         for state in STATES:
-            logged = q_of(member, state, np.array(MODES))
-            assert abs(logged.mean() - 0.5) < 0.1
-            assert logged[MODES.index(0.8 * state)] > logged.mean() + 0.3
+            logged = np.asarray(data.action)[np.asarray(data.observation)[:, 0] == state]
+            assert abs(q_of(member, state, logged).mean() - 0.5) < 0.1
+            worse, better = q_of(member, state, 0.8 * state * np.array([-1.0, 1.0]))
+            assert better > worse + 0.3
 
 
 def test_q_is_low_where_no_action_was_logged():
