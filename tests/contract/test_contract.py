@@ -20,6 +20,7 @@ from diffcps.algorithms import (
     bc,
     bcq,
     bear,
+    cql,
     crr,
     diffcps,
     diffusion_bc,
@@ -101,6 +102,17 @@ TABLE = [
         ),
         targets={"target_critic": ("target_rate", EVERY_UPDATE)},
         own_start=("target_critic",),
+    ),
+    Row(
+        cql,
+        cql.Config(
+            **RATES,
+            **{"width": 16, "depth": 1, "critic_depth": 1, "batch_size": 8, "max_grad_norm": 1.0, "target_rate": 0.5},
+            **{"temperature_learning_rate": 0.01, "multiplier_learning_rate": 0.01, "multiplier_max": 10.0},
+            **{"lagrange": True, "num_actions": 3, "backup_actions": 2, "difference_floor": -4.0},  # cuts D at 4
+        ),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        draws_nothing=("act",),
     ),
     Row(
         crr,
@@ -594,7 +606,8 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-PARTS = [(name, part) for name in ROWS for part in ("vae", "behaviour", "value", "critic", "actor", "multiplier")]
+LEARNED = ("vae", "behaviour", "value", "critic", "actor", "temperature", "multiplier")
+PARTS = [(name, part) for name in ROWS for part in LEARNED]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 

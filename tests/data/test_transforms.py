@@ -17,6 +17,7 @@ def test_antmaze():
     reward = np.array([0, 1, 0.5], np.float32)
     assert tf.cql_antmaze(reward).tolist() == [-2, 2, 0]
     assert tf.iql_antmaze(reward).tolist() == [-1, 0, -0.5]
+    assert tf.corl_antmaze(reward).tolist() == [-5, 5, 0]
 
 
 def test_iql_locomotion():
@@ -39,6 +40,7 @@ def test_reward_transforms_of_a_file(rows, write_hdf5):
     reward = np.array([1, 2, 3, 4, 5, 7])
     expected = {
         "none": reward,
+        "corl_antmaze": 10 * reward - 5,
         "cql_antmaze": 4 * reward - 2,
         "iql_antmaze": reward - 1,
         "iql_locomotion": reward * 1000 / 3,

@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 
 from diffcps.types import NetObservation
-from tests.learning.test_learning import DISCOUNT, LINE, exact_q, step_on_the_line
-from tests.problems import STATES, Training, bandit, dataset_of
+from tests.problems import (
+    LINE,
+    LINE_DISCOUNT,
+    STATES,
+    Training,
+    bandit,
+    dataset_of,
+    exact_q,
+    line_of_states,
+    q_on_the_line,
+)
 
 # --- The choice between two modes ---
 
@@ -64,20 +73,12 @@ def test_two_step_chain():
 
 
 def test_a_line_of_states_against_exact_values():
-    # The sign of the action is the direction, and both directions are logged in every state. The policy that clones
-    # what is better than itself goes right everywhere, so that its Q is Q*.
-    rng = np.random.default_rng(0)
-    start, right = (array.ravel() for array in np.meshgrid(np.repeat(np.arange(LINE), 64), [0, 1]))
-    action = np.where(right == 1, 1, -1) * rng.uniform(0.3, 1.0, size=start.size)
-    outcome = [step_on_the_line(int(state), int(side)) for state, side in zip(start, right, strict=True)]
-    reward, following, end = zip(*outcome, strict=True)
-    line = dataset_of(np.eye(LINE)[start], action[:, None], reward, np.eye(LINE)[list(following)], end)
-    training = Training("crr", line, width=64, discount=DISCOUNT, decay_updates=2000)
+    # The policy that clones what is better than itself goes right everywhere, so that its Q is Q*.
+    training = Training("crr", line_of_states(), width=64, discount=LINE_DISCOUNT, decay_updates=2000)
     training.advance(2000)
-
-    q = training.q(line.observation, line.action)[0]
-    learned = np.array([[q[(start == state) & (right == side)].mean() for side in (0, 1)] for state in range(LINE)])
-    assert np.max(np.abs(learned - exact_q())) < 0.07
-    assert np.max(np.abs(learned - exact_q(0.5))) > 0.1  # negative control: not the values of the logged behaviour
+    learned = q_on_the_line(training)
+    assert np.max(np.abs(learned - exact_q(lambda q: q.max(axis=1)))) < 0.07
+    # Negative control: not the values of the logged behaviour.
+    assert np.max(np.abs(learned - exact_q(lambda q: q.mean(axis=1)))) > 0.1
     for state in range(LINE):  # and past the nearer, smaller reward; softmax(Q) may take a worse one of four samples
         assert np.mean(training.act(np.eye(LINE)[state], 100) > 0) > 0.95

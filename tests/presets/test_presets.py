@@ -148,6 +148,40 @@ def test_diffusion_bc_has_the_learning_rates_of_the_same_table():
     assert found == {row[0]: (reward(row[0]), {"learning_rate": float(row[1])}) for row in rows(DIFFUSION_QL)}
 
 
+# CQL as CORL runs it (configs/offline/cql at eeeeef2): w, the policy's rate, the transform of the rewards.
+CQL = """
+halfcheetah-medium-expert  10 3e-5 none
+hopper-medium-expert       10 3e-5 none
+walker2d-medium-expert     10 3e-5 none
+halfcheetah-medium         10 3e-5 none
+hopper-medium              10 3e-5 iql_locomotion
+walker2d-medium            10 3e-5 none
+halfcheetah-medium-replay  10 3e-5 none
+hopper-medium-replay       10 3e-5 none
+walker2d-medium-replay     10 3e-5 none
+antmaze-umaze               5 1e-4 corl_antmaze
+antmaze-umaze-diverse       5 1e-4 corl_antmaze
+antmaze-medium-play         5 1e-4 corl_antmaze
+antmaze-medium-diverse      5 1e-4 corl_antmaze
+antmaze-large-play          5 1e-4 corl_antmaze
+antmaze-large-diverse       5 1e-4 corl_antmaze
+"""
+CQL_ANTMAZE = {"lagrange": True, "gap": 0.8, "difference_floor": 200.0, "max_q_backup": True, "critic_depth": 5}
+
+
+def test_cql_is_corls_table_row_by_row():
+    presets = presets_of("cql")
+    for task, weight, rate, tune in rows(CQL):
+        assert presets[task].reward == tune, task
+        rates = dict.fromkeys(("actor_learning_rate", "temperature_learning_rate"), float(rate))
+        assert presets[task].fields == {
+            "conservative_weight": float(weight),
+            **rates,
+            **(CQL_ANTMAZE if task.startswith("antmaze") else {}),
+        }, task
+    assert set(presets) == {row[0] for row in rows(CQL)}
+
+
 def test_iql_has_a_row_for_each_locomotion_and_antmaze_task():
     presets = presets_of("iql")
     assert set(presets) == {*LOCOMOTION, *ANTMAZE}

@@ -24,6 +24,8 @@ def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.
         match name:
             case "none":
                 changed = reward
+            case "corl_antmaze":
+                changed = corl_antmaze(reward)
             case "cql_antmaze":
                 changed = cql_antmaze(reward)
             case "iql_antmaze":
@@ -35,11 +37,16 @@ def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.
             case _:
                 raise UserError(
                     f"unknown reward transform {name!r}; "
-                    "take none, cql_antmaze, iql_antmaze, iql_locomotion or standardise"
+                    "take none, corl_antmaze, cql_antmaze, iql_antmaze, iql_locomotion or standardise"
                 )
     except UserError as error:
         raise UserError(f"{dataset.info.source}: {error}") from None
     return replace(dataset, reward=changed if factor == 1 else (changed * factor).astype(np.float32))
+
+
+def corl_antmaze(reward: np.ndarray) -> np.ndarray:
+    """10 r - 5, (n,) -> (n,): rewards of 0 and 1 become -5 and 5. Reference: CQL as run by CORL (arXiv:2210.07105)."""
+    return 10.0 * reward - np.float32(5.0)
 
 
 def cql_antmaze(reward: np.ndarray) -> np.ndarray:
