@@ -35,8 +35,8 @@ NETWORKS = {"actor": "score", "target_actor": "target_score", "value": "value"} 
     name: name for name in ("critic", "target_critic")
 }
 UPDATES = ("", "update2/", "update3/")
-TOLERANCE = 1e-6
-"""Of parameters."""
+TOLERANCE = 2e-6
+"""Of parameters; they agree to 9e-7."""
 close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
 
 
