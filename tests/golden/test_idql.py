@@ -35,8 +35,8 @@ NETWORKS = {"actor": "score", "target_actor": "target_score", "value": "value"} 
     name: name for name in ("critic", "target_critic")
 }
 UPDATES = ("", "update2/", "update3/")
-TOLERANCE = 1e-6
-"""Of parameters."""
+TOLERANCE = 2e-6
+"""Of parameters; they agree to 9e-7."""
 close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
 
 
@@ -206,7 +206,7 @@ def theirs(count: int, name: str) -> Any:
 @pytest.mark.parametrize("count", [1, 3])
 def test_parameters(count, name):
     assert distance(after(three()[0], count, name), theirs(count, name)) < TOLERANCE
-    assert distance(network(name), theirs(count, name)) > 50 * TOLERANCE
+    assert distance(network(name), theirs(count, name)) > 20 * TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "key"), [("actor_loss", "actor/bc_loss"), ("value_loss", "value/loss")])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
+import math
+from collections.abc import Iterator
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,18 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import idql
+from diffcps.diffusion import sampler
 from diffcps.types import Dataset, Spec, UserError
 from tests.learning.test_learning import DISCOUNT, LINE, MANY_STEPS, exact_q, step_on_the_line
 from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, STATES, Training, bandit, dataset_of, near_a_mode
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+@pytest.fixture(scope="module", autouse=True)
+def looped_chains() -> Iterator[None]:
+    """Reverse chains as loops, which compile sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "UNROLL", 1)
+        yield
 
 
 # --- Equations by hand ---
@@ -52,25 +61,31 @@ def test_impossible_values_are_refused(changes, line):
 # --- Two modes of which one earns 1, the other 0 ---
 
 TAUS = (0.7, 0.9)
+CANDIDATES = 16
 SIZES = {"width": 32, "actor_width": 32, "num_blocks": 2, "num_steps": MANY_STEPS, "value_norm": False, "time_size": 16}
 
 
 @cache
 def trained_bandit() -> Training:
-    updates = 3000
-    rates = {"actor_learning_rate": 3e-3, "value_learning_rate": 3e-3, "critic_learning_rate": 3e-3}
-    config = {"batch_size": 128, "ema_rate": 0.01, "actor_decay_updates": updates, "dropout": 0.02, **rates, **SIZES}
+    updates = 2000
+    rates = {"actor_learning_rate": 3e-3, "value_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    config = {"batch_size": 64, "ema_rate": 0.01, "actor_decay_updates": updates, "dropout": 0.02, **rates, **SIZES}
     training = Training("idql", bandit("matching"), [{"expectile": tau} for tau in TAUS], **config)
     training.advance(updates)
     return training
 
 
-def act(tau: float, state: float, choice: str, num_actions: int = NUM_ACTIONS) -> np.ndarray:
+@partial(jax.jit, static_argnums=0)
+def acting(choice: str, tau: jax.Array, state: idql.State, observation: jax.Array, key: jax.Array) -> jax.Array:
+    config = dataclasses.replace(idql.Config(**SIZES), expectile=tau, action_choice=choice, num_candidates=CANDIDATES)
+    return idql.make(config, Spec(1, 1)).act(state, observation, key)
+
+
+def act(tau: float, state: float, choice: str, num_actions: int = NUM_ACTIONS // 2) -> np.ndarray:
     """Actions of one member in one state, with the same key each time."""
-    config = dataclasses.replace(idql.Config(**SIZES), expectile=tau, action_choice=choice, num_candidates=32)
     member = jax.tree.map(lambda leaf: jnp.asarray(leaf[TAUS.index(tau)]), trained_bandit().state)
     observation = jnp.full((num_actions, 1), state, jnp.float32)
-    return np.asarray(jax.jit(idql.make(config, Spec(1, 1)).act)(member, observation, jax.random.key(0)))[:, 0]
+    return np.asarray(acting(choice, jnp.float32(tau), member, observation, jax.random.key(0)))[:, 0]
 
 
 def test_the_value_is_the_expectile():
@@ -78,27 +93,37 @@ def test_the_value_is_the_expectile():
     for index, tau in enumerate(TAUS):
         member = jax.tree.map(lambda leaf: leaf[index], trained_bandit().state)  # noqa: B023
         v = np.asarray(idql.value_of(member.value.model, jnp.asarray(STATES)[:, None]))
-        np.testing.assert_allclose(v, tau, rtol=0, atol=0.04)
+        np.testing.assert_allclose(v, tau, rtol=0, atol=0.06)
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_the_clone_keeps_both_modes_and_does_not_choose(state):
-    action = act(0.7, state, "sample")
+def test_the_clone_keeps_both_modes_and_does_not_choose():
+    # The exact model would leave 0.99 of its actions near a mode.
+    action = np.concatenate([act(0.7, state, "sample") * state for state in STATES])
     assert near_a_mode(action) > 0.9
     assert abs(np.mean(action > 0) - 0.5) < SHARE_TOLERANCE
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_the_best_candidate_is_of_the_better_mode(state):
-    assert np.mean(act(0.7, state, "argmax_q", 200) * state > 0.5) > 0.98
+def test_the_best_candidate_is_of_the_better_mode():
+    for state in STATES:
+        assert np.mean(act(0.7, state, "argmax_q") * state > 0.5) > 0.98
+
+
+def expected_share(tau: float, share: float) -> float:
+    """How often the implicit policy takes the better mode, of which the candidates have that share."""
+    k = np.arange(CANDIDATES + 1)
+    probability = np.array([math.comb(CANDIDATES, i) * share**i * (1 - share) ** (CANDIDATES - i) for i in k])
+    return float(np.sum(probability * k * tau / (k * tau + (CANDIDATES - k) * (1 - tau))))
 
 
 def test_the_implicit_policy_takes_the_better_mode_as_often_as_its_value_says():
-    # Its value is V = tau, and the better mode alone earns anything. Negative controls: the clone's share is 1/2, that
-    # of the best candidate 1, and both lie outside.
+    # Its value is V = tau and the better mode alone earns anything, so that with many candidates tau is its share.
+    clone = np.mean([np.mean(act(0.7, state, "sample") * state > 0) for state in STATES])
     for tau in TAUS:
+        assert abs(expected_share(tau, 0.5) - tau) < 0.02
         share = np.mean([np.mean(act(tau, state, "implicit") * state > 0) for state in STATES])
-        assert abs(share - tau) < 0.08
+        # 2,000 actions are within 0.05 of their expectation (see SHARE_TOLERANCE); a few lie between the modes.
+        assert abs(share - expected_share(tau, float(clone))) < 0.08
+    # Negative controls: the clone's share and that of the best candidate lie outside.
     assert TAUS[0] - 0.5 > 0.16 and 1.0 - TAUS[1] > 0.08
 
 
@@ -157,11 +182,11 @@ def line() -> tuple[Dataset, np.ndarray, np.ndarray]:
 def trained_line() -> tuple[np.ndarray, np.ndarray]:
     """Mean Q for each member, state and direction; V for each member and state."""
     data, start, right = line()
-    sizes = {"width": 64, "actor_width": 8, "num_blocks": 1, "num_steps": 2, "time_size": 4}
+    sizes = {"width": 32, "actor_width": 4, "num_blocks": 1, "num_steps": 2, "time_size": 2}
     rates = {"value_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
     swept = [{"expectile": tau} for tau in LINE_TAUS]
-    training = Training("idql", data, swept, batch_size=128, discount=DISCOUNT, **sizes, **rates)
-    training.advance(5000)
+    training = Training("idql", data, swept, batch_size=64, discount=DISCOUNT, **sizes, **rates)
+    training.advance(4000)
     q = np.asarray(jax.vmap(lambda critic: critic(data.observation, data.action))(training.state.critic.model)).mean(
         axis=1
     )
