@@ -229,7 +229,7 @@ def losses(variant: str, metrics: Metrics) -> dict[str, jax.Array]:
 
 def logged(variant: str, name: str) -> np.ndarray:
     names = [name.replace("qf", f"qf{j}") for j in (1, 2)] if "qf" in name else [name]
-    return sum((FORTY[f"{variant}/metrics/{each}"] for each in names), np.float32(0.0))
+    return np.stack([FORTY[f"{variant}/metrics/{each}"] for each in names]).sum(axis=0)
 
 
 @pytest.mark.parametrize("variant", ["plain", "lagrange"])

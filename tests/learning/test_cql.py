@@ -29,8 +29,8 @@ def modes_of_the_bandit() -> Training:
 def q_of(member: int, state: float, action: np.ndarray) -> np.ndarray:
     """Mean of both Q of some actions in one state."""
     critic = jax.tree.map(lambda leaf: leaf[member], modes_of_the_bandit().state.critic.model)
-    action = jnp.asarray(action, jnp.float32).reshape(-1, 1)
-    return np.mean(critic(jnp.full_like(action, state), action), axis=0)
+    rows = jnp.asarray(action, jnp.float32).reshape(-1, 1)
+    return np.asarray(critic(jnp.full_like(rows, state), rows)).mean(axis=0)
 
 
 def test_q_is_right_on_average_over_the_data():
