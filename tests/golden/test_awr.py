@@ -13,6 +13,7 @@ import pytest
 
 from diffcps.algorithms import awr
 from diffcps.networks.gaussian import Gaussian
+from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import Labelled
 from diffcps.types import Dataset, DatasetInfo, Real
 from tests.conftest import load_golden
@@ -103,7 +104,7 @@ def test_targets_weights_and_losses():
         chosen = {part: ARRAYS[f"steps/{part}_rows"][iteration] for part in ("critic", "actor")}
         target = ARRAYS["steps/critic_target"][iteration]
         np.testing.assert_allclose(returns[chosen["critic"]], target, rtol=1e-5, atol=1e-5)
-        weight = awr.weights(advantage, CONFIG.temperature, CONFIG.max_weight)
+        weight = exponential_weights(advantage / CONFIG.temperature, CONFIG.max_weight)
         np.testing.assert_allclose(weight[chosen["actor"]], ARRAYS["steps/actor_weight"][iteration], rtol=3e-5)
         for part in ("critic", "actor"):
             theirs = ARRAYS[f"steps/{part}_loss"][iteration]

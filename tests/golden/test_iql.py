@@ -99,14 +99,14 @@ def test_the_log_std_is_clipped_and_has_no_gradient_outside():
 # --- Forty updates ---
 
 
-@jax.jit
-def updates(changes: dict[str, Real]) -> tuple[Networks, Metrics]:
+def replayed(changes: dict[str, Real]) -> tuple[Networks, Metrics]:
     config = dataclasses.replace(CONFIG, **changes)
     state = state_with(iql.make(config, SPEC), **{name: network(FORTY, "before", name) for name in NAMES})
     batches = Transition(*recorded(FORTY, "steps", *Transition._fields))
     return replay(lambda _: iql.make(config, SPEC), state, batches, ())
 
 
+updates = jax.jit(replayed)
 TRACED = ("expectile", "inverse_temperature", "max_weight", "discount", "target_rate", "actor_learning_rate")
 
 
@@ -190,5 +190,5 @@ def test_other_equations_show(function, other, name, monkeypatch):
             iql, function, lambda value, batch, discount: batch.reward + discount * value(batch.next_observation)
         )
     usual = {field: jnp.float32(getattr(CONFIG, field)) for field in TRACED}
-    networks, _ = jax.jit(lambda changes: updates.__wrapped__(changes))(usual)
+    networks, _ = jax.jit(lambda changes: replayed(changes))(usual)
     assert distance(after(networks, 40, name), network(FORTY, "after", name)) > 100 * TOLERANCE

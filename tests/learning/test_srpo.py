@@ -43,7 +43,7 @@ def where_both_pulls_meet(beta: float) -> float:
     """
     t = np.linspace(*POLICY_TIMES, 10_001)
     alpha, std = (np.asarray(value) for value in alpha_and_std(jnp.asarray(t)))
-    strength = np.mean(std**3 * alpha / (alpha**2 * STD**2 + std**2))
+    strength = float(np.mean(std**3 * alpha / (alpha**2 * STD**2 + std**2)))
     return MEAN + beta * SLOPE / strength
 
 

@@ -84,7 +84,7 @@ def test_v_is_the_expectile_of_what_was_paid():
 def test_the_policy_weighs_the_modes_by_their_advantages(name, field, values):
     # Q is 1 in one mode and 0 in the other, so that the ratio of their weights is exp(beta), whatever V is.
     training = trained_bandit(name, field, values)
-    ratios = values if name == "iql" else 1.0 / np.array(values)
+    ratios = [value if name == "iql" else 1.0 / value for value in values]
     expected = mean_of_weights(ratios)[:, None]
     np.testing.assert_allclose(actions(training, 3), np.broadcast_to(expected, (3, 2)), atol=0.08)
     assert np.ptp(expected) > 0.5  # negative control: the values ask for other actions

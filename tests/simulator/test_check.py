@@ -251,7 +251,7 @@ def test_states_recorded_after_the_step_are_recognised(checked):
 
 @pytest.mark.parametrize("factor", [pytest.param(1.0, marks=pytest.mark.slow), 10.0])
 def test_antmaze_rewards_are_judged_for_the_goal_of_the_file(checked, factor):
-    environment: Any = make_environment("diffcps/AntMaze-umaze-v2", steps=300)
+    environment: Any = make_environment("diffcps/AntMaze-umaze-v2")
     environment.reset(seed=0)
     ant, rng, rows = environment.unwrapped, np.random.default_rng(0), []
     ant.goal = np.array([1.3, 8.2])
