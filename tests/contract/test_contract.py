@@ -395,13 +395,12 @@ def test_the_second_update_does_not_recompile(name):
     assert plain(name)[1]._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
-# The update of one program in another form; the costliest to compile are looked at on request.
-COSTLY = {"srpo", "diffusion_ql", "bear", "bcq", "idql"}
+# The update of one program in another form: of one method of each kind in every run, of the others on request.
+OF_EACH_KIND = {"diffcps", "td3_bc", "iql", "awr", "bc"}
+MAPPED = [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in ROWS]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in COSTLY else name for name in ROWS]
-)
+@pytest.mark.parametrize("name", MAPPED)
 def test_real_valued_fields_may_be_traced_and_mapped_over(name):
     grid = jax.tree.map(lambda *values: jnp.stack(values), real_values(name), other_values(name))
     states = jax.vmap(compiled(name, "init"), in_axes=(0, None))(grid, jax.random.key(0))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffcps.types import NetObservation
 from tests.problems import STATES, Training, bandit, dataset_of
@@ -61,6 +62,7 @@ def test_the_better_mode_is_chosen():
     np.testing.assert_allclose(action[1] * np.array(STATES), 0.8, atol=0.2)
 
 
+@pytest.mark.slow
 def test_two_step_chain():
     # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
     # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.

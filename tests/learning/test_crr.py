@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 
 from diffcps.types import NetObservation
 from tests.problems import (
@@ -53,6 +54,7 @@ def test_exponential_weights_clone_it_where_the_temperature_is_low():
 # --- Values ---
 
 
+@pytest.mark.slow
 def test_two_step_chain():
     # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
     # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.
@@ -72,6 +74,7 @@ def test_two_step_chain():
     np.testing.assert_allclose(q.mean(axis=(0, 2)), [discount, 1.0, 0.0], atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_line_of_states_against_exact_values():
     # The policy that clones what is better than itself goes right everywhere, so that its Q is Q*.
     training = Training("crr", line_of_states(), width=64, discount=LINE_DISCOUNT, decay_updates=2000)

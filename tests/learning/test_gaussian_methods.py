@@ -154,6 +154,7 @@ def test_the_better_mode_is_chosen():
 # --- A chain of two steps ---
 
 
+@pytest.mark.slow
 def test_two_step_chain():
     # s0 -> s1 -> end, with the action as the reward at the end. The first step ends a logged episode by its time limit,
     # and is bootstrapped all the same, with the policy's action in s1. s2 steps to s1 too, but terminates there.
