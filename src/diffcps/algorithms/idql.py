@@ -26,15 +26,13 @@ from jaxtyping import Array, Bool, Float, Int
 from diffcps.diffusion.loss import denoising_loss
 from diffcps.diffusion.sampler import draw_noise, sample_clipped
 from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
-from diffcps.networks.critic import Critic
+from diffcps.networks.critic import Critic, VNetwork
 from diffcps.networks.initial import initialised, lecun_normal, xavier_uniform
-from diffcps.networks.mlp import MLP
-from diffcps.networks.norm import NormedMLP
 from diffcps.networks.residual import ResidualDenoiser
 from diffcps.optim import Trained, adam_with_decay, clipped_adam, minimise, moving_average, start
-from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, td_target
+from diffcps.rl.bellman import CRITIC_METRICS, mean_critic_loss, td_target
 from diffcps.rl.improvement import choose_candidate, repeated
-from diffcps.rl.regression import expectile_loss
+from diffcps.rl.regression import value_loss
 from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.types import (
     Algorithm,
@@ -61,7 +59,6 @@ CITATION = """@misc{hansenestruch2023idql,
 }"""
 
 Choice = Literal["argmax_q", "implicit", "softmax_q", "sample"]
-ValueNetwork = NormedMLP | MLP
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class State(NamedTuple):
 
     actor: Trained[ResidualDenoiser]
     target_actor: ResidualDenoiser
-    value: Trained[ValueNetwork]
+    value: Trained[VNetwork]
     critic: Trained[Critic]
     target_critic: Critic
 
@@ -148,18 +145,6 @@ def draw(config: Config, batch: Transition, key: Key) -> Draws:
     )
 
 
-def value_of(value: ValueNetwork, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
-    """V(s)."""
-    return value(observation)[..., 0]
-
-
-def smaller_q(
-    critic: Critic, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]
-) -> Float[Array, "*b"]:
-    """min_k Q_k(s, a)."""
-    return jnp.min(critic(observation, action), axis=0)
-
-
 def behaviour_loss(
     policy: ResidualDenoiser,
     schedule: Schedule,
@@ -173,25 +158,9 @@ def behaviour_loss(
     return batch.action.shape[-1] * denoising_loss(schedule, denoise, batch.action, t, eps)
 
 
-def value_loss(
-    value: ValueNetwork, target_critic: Critic, batch: Transition, expectile: Real
-) -> tuple[Scalar, Float[Array, " b"]]:
-    """E[|tau - 1[u < 0]| u^2], u = min_k Q_phi'_k(s, a) - V(s); also V(s)."""
-    v = value_of(value, batch.observation)
-    return expectile_loss(smaller_q(target_critic, batch.observation, batch.action) - v, expectile), v
-
-
-def critic_target(value: ValueNetwork, batch: Transition, discount: Real) -> Float[Array, " b"]:
+def critic_target(value: VNetwork, batch: Transition, discount: Real) -> Float[Array, " b"]:
     """y = r + gamma (1 - d) V(s')."""
-    return td_target(batch.reward, batch.terminal, value_of(value, batch.next_observation), discount)
-
-
-def mean_critic_loss(
-    critic: Critic, batch: Transition, target: Float[Array, " b"]
-) -> tuple[Scalar, Float[Array, "n b"]]:
-    """Mean over both critics and the batch of (y - Q_j(s, a))^2; also each Q_j(s, a)."""
-    loss, q = critic_loss(critic, batch, target)
-    return loss / q.shape[0], q
+    return td_target(batch.reward, batch.terminal, value(batch.next_observation), discount)
 
 
 def implicit_weights(q: Float[Array, "*b k"], v: Float[Array, "*b"], expectile: Real) -> Float[Array, "*b k"]:
@@ -218,15 +187,14 @@ def new_actor(spec: Spec, config: Config, key: Key) -> ResidualDenoiser:
     key_network, key_outside, key_blocks = jax.random.split(key, 3)
     network = ResidualDenoiser(spec, config.actor_width, config.num_blocks, config.time_size, key_network)
     network = initialised(network, xavier_uniform, key_outside)
-    return eqx.tree_at(lambda n: n.blocks, network, initialised(network.blocks, lecun_normal, key_blocks))
+    blocks = initialised(network.body.blocks, lecun_normal, key_blocks)
+    return eqx.tree_at(lambda network: network.body.blocks, network, blocks)
 
 
-def new_value(spec: Spec, hidden: tuple[int, ...], normed: bool, key: Key) -> ValueNetwork:
+def new_value(spec: Spec, hidden: tuple[int, ...], normed: bool, key: Key) -> VNetwork:
     """V with the initial weights of the authors' program: Xavier's law."""
     key_network, key_law = jax.random.split(key)
-    sizes = (spec.observation_size, *hidden, 1)
-    network = NormedMLP(sizes, key_network) if normed else MLP(sizes, key_network, jax.nn.relu)
-    return initialised(network, xavier_uniform, key_law)
+    return initialised(VNetwork(spec, hidden, key_network, normed), xavier_uniform, key_law)
 
 
 def check(config: Config, spec: Spec) -> None:
@@ -292,8 +260,8 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
         noise = draw_noise(key_noise, schedule, (*observation.shape[:-1], count, spec.action_size))
         denoise = state.target_actor.given(observation[..., None, :], config.num_steps)
         action = sample_clipped(schedule, denoise, noise)
-        q = smaller_q(state.target_critic, repeated(observation, count), action)
-        return choose(action, q, value_of(state.value.model, observation), config, key_choice)
+        q = jnp.min(state.target_critic(repeated(observation, count), action), axis=0)
+        return choose(action, q, state.value.model(observation), config, key_choice)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)

@@ -27,7 +27,7 @@ from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.policies import gaussian
 from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_loss
 from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, td_target
-from diffcps.rl.regression import expectile_loss, exponential_weights
+from diffcps.rl.regression import exponential_weights, value_loss
 from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
@@ -88,11 +88,6 @@ def advantage(value: VNetwork, critic: Critic, batch: Transition) -> Float[Array
     return jnp.min(critic(batch.observation, batch.action), axis=0) - value(batch.observation)
 
 
-def value_loss(value: VNetwork, critic: Critic, batch: Transition, expectile: Real) -> tuple[Scalar, Scalar]:
-    """E[|tau - 1[u < 0]| u^2] (eq. 5); also the mean of V."""
-    return expectile_loss(advantage(value, critic, batch), expectile), jnp.mean(value(batch.observation))
-
-
 def policy_loss(
     policy: Gaussian, value: VNetwork, critic: Critic, batch: Transition, config: Config
 ) -> tuple[Scalar, Scalar]:
@@ -137,7 +132,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
         value, loss, v, norm = minimise(
             value_optimiser, state.value, value_loss, state.target_critic, batch, config.expectile
         )
-        metrics = {"value/loss": loss, "value/v": v, "value/grad_norm": norm}
+        metrics = {"value/loss": loss, "value/v": jnp.mean(v), "value/grad_norm": norm}
 
         # --- policy ---
         actor, loss, weight, norm = minimise(
@@ -163,7 +158,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
         of_value, v = value_loss(state.value.model, state.target_critic, batch, config.expectile)
         nll = negative_log_likelihood(state.actor.model, batch)
         metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q)}
-        return metrics | {"value/loss": of_value, "value/v": v, "actor/nll": nll, "selection/loss": nll}
+        return metrics | {"value/loss": of_value, "value/v": jnp.mean(v), "actor/nll": nll, "selection/loss": nll}
 
     return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
 

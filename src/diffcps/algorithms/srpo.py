@@ -29,8 +29,8 @@ from diffcps.networks.gaussian import Deterministic
 from diffcps.networks.residual import ContinuousDenoiser, fixed_features
 from diffcps.optim import Trained, adam_with_decay, clipped_adam, minimise, moving_average, start
 from diffcps.policies.gaussian import squared_error
-from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, td_target
-from diffcps.rl.regression import expectile_loss
+from diffcps.rl.bellman import CRITIC_METRICS, mean_critic_loss, td_target
+from diffcps.rl.regression import value_loss
 from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
 
@@ -133,9 +133,6 @@ class PolicyDraws(NamedTuple):
     z: Float[Array, "b act"]
 
 
-Draws = BehaviourDraws | PolicyDraws
-
-
 def draw_behaviour(config: Config, batch: Transition, key: Key) -> BehaviourDraws:
     """The random numbers of one update of the behaviour model."""
     key_t, key_z, key_keep = jax.random.split(key, 3)
@@ -167,22 +164,6 @@ def behaviour_loss(
     """E[|eps_omega(alpha_t a + sigma_t z, s, t) - z|^2], the square summed over the dimensions of an action."""
     eps = behaviour(perturbed(batch.action, t, z), batch.observation, fixed_features(t, frequency), kept)
     return jnp.mean(jnp.sum(jnp.square(eps - z), axis=-1))
-
-
-def value_loss(
-    value: VNetwork, target_critic: Critic, batch: Transition, expectile: Real
-) -> tuple[Scalar, Float[Array, " b"]]:
-    """E[|tau - 1[u < 0]| u^2], u = min_j Q'_j(s, a) - V(s); also V(s)."""
-    v = value(batch.observation)
-    return expectile_loss(jnp.min(target_critic(batch.observation, batch.action), axis=0) - v, expectile), v
-
-
-def mean_critic_loss(
-    critic: Critic, batch: Transition, target: Float[Array, " b"]
-) -> tuple[Scalar, Float[Array, "n b"]]:
-    """Mean over both critics and the batch of (y - Q_j(s, a))^2; also each Q_j(s, a)."""
-    loss, q = critic_loss(critic, batch, target)
-    return loss / q.shape[0], q
 
 
 def q_gradient(
@@ -283,13 +264,12 @@ def make(
         batch = transitions(rows)
         t, z, _ = draw_behaviour(config, batch, key)
         next_v = state.value.model(batch.next_observation)
-        loss, q = critic_loss(
-            state.critic.model, batch, td_target(batch.reward, batch.terminal, next_v, config.discount)
-        )
+        target = td_target(batch.reward, batch.terminal, next_v, config.discount)
+        td_error, q = mean_critic_loss(state.critic.model, batch, target)
         of_value, v = value_loss(state.value.model, state.target_critic, batch, config.expectile)
         error = squared_error(state.actor.model, batch)
         metrics = {"behaviour/loss": behaviour_loss(state.behaviour.model, state.frequency, batch, t, z)}
-        metrics |= {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q)}
+        metrics |= {"critic/td_error": td_error, "critic/q": jnp.mean(q)}
         return metrics | {
             "value/loss": of_value,
             "value/v": jnp.mean(v),

@@ -31,7 +31,7 @@ from diffcps.collect.files import Columns, load_part
 from diffcps.collect.play import BehaviourPolicy, play
 from diffcps.data.writers import write_npz
 from diffcps.networks.critic import Critic
-from diffcps.networks.squashed import SquashedGaussian
+from diffcps.networks.squashed import SquashedGaussian, squashed_log_prob
 from diffcps.optim import Trained, clipped_adam, descend, moving_average, start
 from diffcps.rl.bellman import clipped_double_q_target, td_loss
 from diffcps.storage import Json, claim, locked
@@ -116,13 +116,10 @@ def update(config: Config, state: State, batch: Transition, key: Key) -> tuple[S
 def sample_with_log_prob(
     actor: SquashedGaussian, observation: Float[Array, "*b obs"], key: Key
 ) -> tuple[Float[Array, "*b act"], Float[Array, "*b"]]:
-    """a = tanh(u), u Gaussian, and log pi(a | s) = log N(u) - sum_i log(1 - tanh(u_i)^2)."""
+    """a = tanh(u), u Gaussian, and log pi(a | s)."""
     mean, log_std = actor(observation)
     noise = jax.random.normal(key, mean.shape)
-    u = mean + jnp.exp(log_std) * noise
-    log_normal = -0.5 * jnp.square(noise) - log_std - 0.5 * math.log(2.0 * math.pi)
-    log_slope = 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))
-    return jnp.tanh(u), jnp.sum(log_normal - log_slope, axis=-1)
+    return jnp.tanh(mean + jnp.exp(log_std) * noise), squashed_log_prob(noise, mean, log_std)
 
 
 @jax.jit

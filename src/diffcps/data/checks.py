@@ -11,8 +11,6 @@ from diffcps.types import Reading, UserError
 
 ROUNDING = 1e-5
 """How far outside its box an action may lie, in units of half the box: float32 noise of a saturated policy."""
-MeanAndStd = tuple[np.ndarray, np.ndarray]
-"""Of observations: (obs,) float64 each, std infinite where a column is constant."""
 MERGED = 0.9
 """A column has lost something where the cast to float32 leaves fewer than this share of its distinct numbers."""
 
@@ -48,12 +46,11 @@ class Rows(NamedTuple):
         return len(self.observation)
 
 
-def check_rows(raw: RawRows, source: str, reading: Reading, known: MeanAndStd | None = None) -> Rows:
+def check_rows(raw: RawRows, source: str, reading: Reading) -> Rows:
     """Reads all rows, piece by piece, and checks them; `source` is how messages call the file.
 
-    Where observations are to be normalised (by `known`, the numbers of other data, else by their own) and come in a
-    wider type than float32, they are shifted and scaled before they are cast, so that nothing is lost that matters
-    afterwards.
+    Where observations are to be normalised and come in a wider type than float32, they are shifted and scaled before
+    they are cast, so that nothing is lost that matters afterwards.
 
     Raises `UserError` at the first thing that is wrong: type, shape, length, no rows, NaN or infinity (next
     observations may have some), flags other than 0 and 1, actions that are whole numbers.
@@ -65,9 +62,8 @@ def check_rows(raw: RawRows, source: str, reading: Reading, known: MeanAndStd | 
     size = _width(raw.observation, name("observation", "observations"), source)
     shift, scale = np.zeros(size), np.ones(size)
     if reading.normalise_observation and _wide(raw.observation):
-        found, deviation = mean_and_deviation(raw.observation) if known is None else known
-        if found.size == size:  # of other data, which may not fit: this is said later
-            shift, scale = found, np.where((deviation > 0) & np.isfinite(deviation), deviation, 1.0)
+        shift, scale = mean_and_deviation(raw.observation)
+        scale = np.where(scale > 0, scale, 1.0)
     observation = _matrix(raw.observation, name("observation", ""), source, notes, shift, scale)
     _check_finite(observation, name("observation", ""), source)
     following = None

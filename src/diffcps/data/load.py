@@ -11,7 +11,7 @@ import numpy as np
 
 from diffcps.data import transforms
 from diffcps.data.actions import Box, action_boxes, cut_off
-from diffcps.data.checks import MeanAndStd, Rows, check_rows
+from diffcps.data.checks import Rows, check_rows
 from diffcps.data.download import data_file, where_from
 from diffcps.data.ends import Ends, find_ends, side_by_side
 from diffcps.data.scaling import Scaling
@@ -97,11 +97,11 @@ def load(
     environment: EnvironmentSpec | None = None,
     task: str | None = None,
     box_of: BoxOf = lambda _: None,
-    known: MeanAndStd | None = None,
+    known: transforms.MeanAndStd | None = None,
 ) -> Dataset:
     """As `load_dataset`. Where `box_of` knows the environment's action box, that of the data is compared with it.
     Observations that are to be normalised are so by `known`, the numbers of other data, else by their own."""
-    raw, rows, ends, task = read(source, reading, task, known)
+    raw, rows, ends, task = read(source, reading, task)
     environment = environment if environment is not None else raw.environment
     where, box = box_of(environment) or ("", None)
     boxes = action_boxes(raw, rows.action, reading, box, where, source)
@@ -141,20 +141,18 @@ def load(
         if known is None:
             dataset = transforms.normalise_observation(dataset, rows.shift, rows.scale)
         else:
-            dataset = transforms.normalise_with(dataset, *known, rows.shift, rows.scale)
+            dataset = transforms.normalise_with(dataset, known, rows.shift, rows.scale)
     return transforms.transform_reward(dataset, reading.reward, reading.reward_scale)
 
 
-def read(
-    source: str, reading: Reading, task: str | None = None, known: MeanAndStd | None = None
-) -> tuple[RawRows, Rows, Ends, str | None]:
+def read(source: str, reading: Reading, task: str | None = None) -> tuple[RawRows, Rows, Ends, str | None]:
     """The rows of a source as it has them, checked, and which of them are transitions; and the task that they are used
     for. Actions are in the source's units. As in `load`."""
     if task is None and source in catalogue():
         task = source
     purpose = None if task is None else find_task(task)
     raw = read_raw(source, reading)
-    rows = check_rows(raw, source, reading, known)
+    rows = check_rows(raw, source, reading)
     if purpose is not None:
         raw = _for_task(raw, rows, purpose, source)
     if reading.environments is not None and reading.environments != 1:

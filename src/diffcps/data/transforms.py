@@ -10,6 +10,9 @@ from diffcps.data.checks import mean_and_deviation
 from diffcps.readers.rows import PIECE_ROWS
 from diffcps.types import Dataset, RewardTransform, UserError
 
+MeanAndStd = tuple[np.ndarray, np.ndarray]
+"""Of observations: (obs,) float64 each, std infinite where a column is constant."""
+
 
 def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.0) -> Dataset:
     """The dataset with the rewards changed as `name` says, times `factor`; each transform is the function of that name.
@@ -111,12 +114,11 @@ def normalise_observation(
 
 def normalise_with(
     dataset: Dataset,
-    mean: np.ndarray,
-    std: np.ndarray,
+    known: MeanAndStd,
     shift: np.ndarray | float = 0.0,
     scale: np.ndarray | float = 1.0,
 ) -> Dataset:
-    """x -> (x - mean) / std on observation and next_observation, with numbers of other data, (obs,) each.
+    """x -> (x - mean) / std on observation and next_observation, with the numbers of other data.
 
     The observations of the source are shift + scale * those of `dataset`, whose arrays the result takes over.
 
@@ -124,6 +126,7 @@ def normalise_with(
     """
     if dataset.info.observation_mean is not None:
         raise UserError(f"{dataset.info.source}: the observations are already normalised; do it once")
+    mean, std = known
     if len(mean) != dataset.spec.observation_size:
         raise UserError(
             f"{dataset.info.source}: observations have {dataset.spec.observation_size} numbers, and are to be "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from diffcps.networks.mlp import MLP, Activation, mish
+from diffcps.networks.norm import NormedMLP
 from diffcps.types import Key, Spec
 
 
@@ -21,12 +22,13 @@ class QNetwork(eqx.Module):
 
 
 class VNetwork(eqx.Module):
-    """V(s)."""
+    """V(s), with ReLU; of the normalised observation where `normed`."""
 
-    network: MLP
+    network: MLP | NormedMLP
 
-    def __init__(self, spec: Spec, hidden: tuple[int, ...], key: Key, activation: Activation = jax.nn.relu):
-        self.network = MLP((spec.observation_size, *hidden, 1), key, activation)
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], key: Key, normed: bool = False):
+        sizes = (spec.observation_size, *hidden, 1)
+        self.network = NormedMLP(sizes, key) if normed else MLP(sizes, key, jax.nn.relu)
 
     def __call__(self, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
         return self.network(observation)[..., 0]

@@ -25,6 +25,14 @@ class Deterministic(eqx.Module):
         return jnp.tanh(self.network(observation))
 
 
+def log_density(
+    action: Float[Array, "*b act"], mean: Float[Array, "*b act"], log_std: Float[Array, "... act"]
+) -> Float[Array, "*b"]:
+    """log N(a; mean, diag(std^2)), summed over the dimensions of the action."""
+    z = (action - mean) * jnp.exp(-log_std)
+    return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
+
+
 class Gaussian(eqx.Module):
     """N(mean(s), diag(std^2)): the mean by an MLP, one std per action dimension for all s.
 
@@ -64,9 +72,7 @@ class Gaussian(eqx.Module):
 
     def log_prob(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
         """log N(a; mean(s), diag(std^2)), summed over the dimensions of the action."""
-        log_std = self._used_log_std()
-        z = (action - self.mean(observation)) * jnp.exp(-log_std)
-        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
+        return log_density(action, self.mean(observation), self._used_log_std())
 
     def sample(self, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         """One action per observation. Differentiable in the mean and the std."""
@@ -112,9 +118,7 @@ class ConditionalGaussian(eqx.Module):
 
     def log_prob(self, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]) -> Float[Array, "*b"]:
         """log N(a; tanh(mean(s)), diag(std(s)^2)), summed over the dimensions of the action."""
-        mean, log_std = self(observation)
-        z = (action - mean) * jnp.exp(-log_std)
-        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
+        return log_density(action, *self(observation))
 
     def sample(self, observation: Float[Array, "*b obs"], noise: Float[Array, "*b k act"]) -> Float[Array, "*b k act"]:
         """tanh(mean(s)) + std(s) noise_k: k samples for each observation, not clipped."""

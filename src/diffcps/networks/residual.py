@@ -60,6 +60,29 @@ class ResidualBlock(eqx.Module):
         return x + self.narrow(self.activation(self.widen(branch)))
 
 
+class ResidualBody(eqx.Module):
+    """What follows a first layer: hidden -> blocks -> act -> out. `kept` is the dropout of each block."""
+
+    blocks: tuple[ResidualBlock, ...]
+    last: Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(self, width: int, size: int, num_blocks: int, key: Key, activation: Activation, epsilon: float):
+        key_last, key_blocks = jax.random.split(key)
+        keys = jax.random.split(key_blocks, num_blocks)
+        self.blocks = tuple(ResidualBlock(width, key, activation, epsilon) for key in keys)
+        self.last = Linear(width, size, key_last)
+        self.activation = activation
+
+    def __call__(
+        self, hidden: Float[Array, "*b width"], kept: Float[Array, "blocks *b width"] | None = None
+    ) -> Float[Array, "*b size"]:
+        dropout = [None] * len(self.blocks) if kept is None else list(kept)
+        for block, kept_of_block in zip(self.blocks, dropout, strict=True):
+            hidden = block(hidden, kept_of_block)
+        return self.last(self.activation(hidden))
+
+
 class ResidualDenoiser(eqx.Module):
     """eps_theta(x_t, s, t): Fourier features of t -> 2 x size -> act -> 2 x size; then a residual network.
 
@@ -70,9 +93,7 @@ class ResidualDenoiser(eqx.Module):
     features: FourierFeatures
     time: MLP
     first: Linear
-    blocks: tuple[ResidualBlock, ...]
-    last: Linear
-    activation: Activation = eqx.field(static=True)
+    body: ResidualBody
 
     def __init__(
         self,
@@ -85,14 +106,11 @@ class ResidualDenoiser(eqx.Module):
         epsilon: float = 1e-6,
         frequency_std: float = 0.2,
     ):
-        key_features, key_time, key_first, key_last, key_blocks = jax.random.split(key, 5)
+        key_features, key_time, key_first, key_body = jax.random.split(key, 4)
         self.features = FourierFeatures(time_size, frequency_std, key_features)
         self.time = MLP((time_size, 2 * time_size, 2 * time_size), key_time, activation)
         self.first = Linear(spec.action_size + spec.observation_size + 2 * time_size, width, key_first)
-        keys = jax.random.split(key_blocks, num_blocks)
-        self.blocks = tuple(ResidualBlock(width, key, activation, epsilon) for key in keys)
-        self.last = Linear(width, spec.action_size, key_last)
-        self.activation = activation
+        self.body = ResidualBody(width, spec.action_size, num_blocks, key_body, activation, epsilon)
 
     def given(
         self,
@@ -106,17 +124,13 @@ class ResidualDenoiser(eqx.Module):
         the `num_steps` values of t. Axes of x_t that the observation lacks must be of size one in it. `kept` is the
         dropout of each block.
         """
-        weight, size = self.first.weight, self.last.bias.shape[-1]
+        weight, size = self.first.weight, self.body.last.bias.shape[-1]
         weight_x, weight_s, weight_time = jnp.split(weight, [size, size + observation.shape[-1]])
         time = self.time(self.features(jnp.arange(num_steps, dtype=jnp.float32))) @ weight_time
         context = observation @ weight_s + self.first.bias
-        dropout = [None] * len(self.blocks) if kept is None else list(kept)
 
         def denoise(xt: Float[Array, "*b act"], t: Int[Array, "*#b"]) -> Float[Array, "*b act"]:
-            hidden = xt @ weight_x + time[t] + context
-            for block, kept_of_block in zip(self.blocks, dropout, strict=True):
-                hidden = block(hidden, kept_of_block)
-            return self.last(self.activation(hidden))
+            return self.body(xt @ weight_x + time[t] + context, kept)
 
         return denoise
 
@@ -139,9 +153,7 @@ class ContinuousDenoiser(eqx.Module):
 
     time: MLP
     first: Linear
-    blocks: tuple[ResidualBlock, ...]
-    last: Linear
-    activation: Activation = eqx.field(static=True)
+    body: ResidualBody
 
     def __init__(
         self,
@@ -151,16 +163,11 @@ class ContinuousDenoiser(eqx.Module):
         num_features: int,
         time_width: int,
         key: Key,
-        activation: Activation = mish,
-        epsilon: float = 1e-5,
     ):
-        key_time, key_first, key_last, key_blocks = jax.random.split(key, 4)
-        self.time = MLP((num_features, time_width, time_width), key_time, activation)
+        key_time, key_first, key_body = jax.random.split(key, 3)
+        self.time = MLP((num_features, time_width, time_width), key_time, mish)
         self.first = Linear(spec.action_size + spec.observation_size + time_width, width, key_first)
-        keys = jax.random.split(key_blocks, num_blocks)
-        self.blocks = tuple(ResidualBlock(width, key, activation, epsilon) for key in keys)
-        self.last = Linear(width, spec.action_size, key_last)
-        self.activation = activation
+        self.body = ResidualBody(width, spec.action_size, num_blocks, key_body, mish, epsilon=1e-5)
 
     def __call__(
         self,
@@ -170,7 +177,4 @@ class ContinuousDenoiser(eqx.Module):
         kept: Float[Array, "blocks *b width"] | None = None,
     ) -> Float[Array, "*b act"]:
         hidden = self.first(jnp.concatenate([xt, observation, self.time(features)], axis=-1))
-        dropout = [None] * len(self.blocks) if kept is None else list(kept)
-        for block, kept_of_block in zip(self.blocks, dropout, strict=True):
-            hidden = block(hidden, kept_of_block)
-        return self.last(self.activation(hidden))
+        return self.body(hidden, kept)

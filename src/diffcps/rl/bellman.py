@@ -68,6 +68,16 @@ def critic_loss(
     return td_loss(q, target), q
 
 
+def mean_critic_loss(
+    critic: Callable[[Float[Array, "b obs"], Float[Array, "b act"]], Float[Array, "n b"]],
+    batch: Transition | Labelled,
+    target: Float[Array, " b"],
+) -> tuple[Scalar, Float[Array, "n b"]]:
+    """`critic_loss` divided by the number of networks, as the programs of IDQL and SRPO have it; and each Q_j(s, a)."""
+    loss, q = critic_loss(critic, batch, target)
+    return loss / q.shape[0], q
+
+
 CRITIC_METRICS = {
     "critic/q": Metric("Q of the data's actions", "Q"),
     "critic/loss": Metric("Critic loss (squared TD errors)", "critic loss", "log"),

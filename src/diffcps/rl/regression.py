@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffcps.types import Real, Scalar
+from diffcps.types import Real, Scalar, Transition
 
 
 def expectile_loss(difference: Float[Array, "*b"], expectile: Real) -> Scalar:
@@ -17,6 +19,20 @@ def expectile_loss(difference: Float[Array, "*b"], expectile: Real) -> Scalar:
     """
     weight = jnp.where(difference < 0.0, 1.0 - expectile, expectile)
     return jnp.mean(weight * jnp.square(difference))
+
+
+def value_loss(
+    value: Callable[[Float[Array, "b obs"]], Float[Array, " b"]],
+    critic: Callable[[Float[Array, "b obs"], Float[Array, "b act"]], Float[Array, "n b"]],
+    batch: Transition,
+    expectile: Real,
+) -> tuple[Scalar, Float[Array, " b"]]:
+    """`expectile_loss` of u = min_j Q_j(s, a) - V(s), the Q of logged actions; also V(s).
+
+    Reference: IQL (arXiv:2110.06169), eq. 5.
+    """
+    v = value(batch.observation)
+    return expectile_loss(jnp.min(critic(batch.observation, batch.action), axis=0) - v, expectile), v
 
 
 def exponential_weights(scaled_advantage: Float[Array, "*b"], max_weight: Real) -> Float[Array, "*b"]:

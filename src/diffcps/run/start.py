@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.data.checks import MeanAndStd
-from diffcps.data.transforms import normalise_with
+from diffcps.data.transforms import MeanAndStd, normalise_with
 from diffcps.readers.hashes import sha256_of_file
 from diffcps.records import fields
 from diffcps.records.folder import RunFolder
@@ -68,7 +67,7 @@ def fitted(dataset: Dataset, start: Start) -> Dataset:
     run, before, known = start.weights.run, start.data, start.mean_and_std
     if known is not None and dataset.info.observation_mean is None:
         copy = {name: np.array(getattr(dataset, name)) for name in ("observation", "next_observation")}
-        dataset = normalise_with(dataclasses.replace(dataset, **copy), *known)
+        dataset = normalise_with(dataclasses.replace(dataset, **copy), known)
     data = dataset.info
     if (data.observation_mean, data.observation_std) != (before.observation_mean, before.observation_std):
         raise UserError(
