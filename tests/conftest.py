@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-# XLA compiles with fewer passes: in about 4/5 of the time, to programs that are about as fast. Set before it starts.
+# XLA compiles with fewer passes, which takes less time than programs lose that run for seconds. Set before it starts.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Annotations become run-time checks, in tests only. The hook must be in place before diffcps is first imported.

@@ -125,6 +125,33 @@ class Staged(Training):
             assert np.all(alive), "diverged"
 
 
+# --- A chain of two steps ---
+
+CHAIN_DISCOUNT, CHAIN_ROWS = 0.8, 64
+CHAIN_Q = np.array([CHAIN_DISCOUNT, 1.0, 0.0])
+"""Exact Q of any policy in the three states."""
+
+
+def two_step_chain() -> Dataset:
+    """s0 -> s1 -> end, with reward 1 at the end, whatever the action. The first step ends a logged episode by its time
+    limit, and is bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0."""
+    start = np.repeat([0, 1, 2], CHAIN_ROWS)
+    return dataset_of(
+        observation=np.eye(3)[start],
+        action=np.random.default_rng(0).uniform(-1, 1, size=(start.size, 1)),
+        reward=np.array([0.0, 1.0, 0.0])[start],
+        next_observation=np.eye(3)[np.ones_like(start)],
+        terminal=np.array([False, True, True])[start],
+        timeout=np.array([True, False, False])[start],
+    )
+
+
+def q_on_the_chain(training: Training) -> np.ndarray:
+    """What a training has learned, (critics, states, rows)."""
+    chain = two_step_chain()
+    return training.q(chain.observation, chain.action).reshape(-1, 3, CHAIN_ROWS)
+
+
 # --- Two modes: one action dimension, states -1 and +1, actions around -0.8 and +0.8 in equal parts in both ---
 
 STATES, MODES, SPREAD = (-1.0, 1.0), (-0.8, 0.8), 0.05

@@ -16,8 +16,8 @@ from diffcps.algorithms import idql
 from diffcps.diffusion.process import add_noise
 from diffcps.diffusion.sampler import sample_ancestral, sample_clipped
 from diffcps.diffusion.schedule import make_schedule
-from diffcps.networks.critic import Critic
-from diffcps.networks.norm import LayerNorm, NormedMLP
+from diffcps.networks.critic import Critic, VNetwork
+from diffcps.networks.norm import LayerNorm
 from diffcps.networks.residual import ResidualDenoiser
 from diffcps.types import Metrics, Real, Transition
 from tests.conftest import load_golden
@@ -45,8 +45,8 @@ close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
 
 def denoiser(prefix: str, epsilon: float = 1e-6) -> ResidualDenoiser:
     def parts(network: ResidualDenoiser) -> list[Any]:
-        blocks = [part for block in network.blocks for part in (block.norm, block.widen, block.narrow)]
-        return [network.features.frequency, network.time, network.first, network.last, *blocks]
+        blocks = [part for block in network.body.blocks for part in (block.norm, block.widen, block.narrow)]
+        return [network.features.frequency, network.time, network.first, network.body.last, *blocks]
 
     shape = eqx.filter_eval_shape(ResidualDenoiser, SPEC, 16, 3, 16, jax.random.key(0), epsilon=epsilon)
     time = mlp(ARRAYS, [f"{prefix}/MLP_0.Dense_{i}" for i in (0, 1)], jax.nn.silu)
@@ -63,11 +63,11 @@ def layer_norm(prefix: str, epsilon: float = 1e-6) -> LayerNorm:
     return eqx.tree_at(lambda norm: (norm.scale, norm.bias), LayerNorm(scale.size, epsilon), (scale, bias))
 
 
-def value_network(prefix: str) -> NormedMLP:
+def value_network(prefix: str) -> VNetwork:
     layers = [*(f"{prefix}/MLP_0.Dense_{i}" for i in (0, 1)), f"{prefix}/OutputVDense"]
-    shape = eqx.filter_eval_shape(NormedMLP, (SPEC.observation_size, 32, 32, 1), jax.random.key(0))
+    shape = eqx.filter_eval_shape(VNetwork, SPEC, (32, 32), jax.random.key(0), normed=True)
     parts = (layer_norm(f"{prefix}/MLP_0.LayerNorm_0"), mlp(ARRAYS, layers, jax.nn.relu))
-    return eqx.tree_at(lambda value: (value.norm, value.network), shape, parts)
+    return eqx.tree_at(lambda value: (value.network.norm, value.network.network), shape, parts)
 
 
 def critics(prefix: str) -> Critic:
@@ -157,12 +157,12 @@ def test_value_and_critics():
     stepped = network("value", "after/")
 
     @eqx.filter_jit
-    def pieces(networks: Networks, stepped: NormedMLP):
+    def pieces(networks: Networks, stepped: VNetwork):
         target_q = networks["target_critic"](batch.observation, batch.action)
         loss_v, v = idql.value_loss(networks["value"], networks["target_critic"], batch, 0.7)
         target = idql.critic_target(stepped, batch, 0.99)
         loss_q, q = idql.mean_critic_loss(networks["critic"], batch, target)
-        return target_q, loss_v, v, idql.value_of(stepped, batch.next_observation), target, loss_q, q
+        return target_q, loss_v, v, stepped(batch.next_observation), target, loss_q, q
 
     names = ("value_loss/target_q", "value_loss/loss", "value_loss/v", "critic_loss/next_v_after_value_step")
     names = (*names, "critic_loss/target", "critic_loss/loss", "critic_loss/q")
@@ -171,8 +171,9 @@ def test_value_and_critics():
     # Negative controls: V before its step in the target, the critics themselves in V's loss, no LayerNorm in V.
     *_, loss_q, _ = pieces(before, before["value"])
     assert abs(float(loss_q - ARRAYS["critic_loss/loss"])) > 1e-3
-    assert abs(float(pieces(before | {"target_critic": before["critic"]}, stepped)[1]) - 1.5602276) > 1e-3
-    raw = before["value"].network(batch.observation)[..., 0]
+    online = pieces(before | {"target_critic": before["critic"]}, stepped)[1]
+    assert abs(float(online - ARRAYS["value_loss/loss"])) > 1e-3
+    raw = before["value"].network.network(batch.observation)[..., 0]
     assert np.max(np.abs(raw - ARRAYS["value_loss/v"])) > 1e-2
 
 

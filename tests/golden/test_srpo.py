@@ -47,11 +47,11 @@ close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
 def denoiser(prefix: str) -> ContinuousDenoiser:
     def parts(network: ContinuousDenoiser) -> list[Any]:
-        blocks = [part for block in network.blocks for part in (block.norm, block.widen, block.narrow)]
-        return [network.time, network.first, network.last, *blocks]
+        blocks = [part for block in network.body.blocks for part in (block.norm, block.widen, block.narrow)]
+        return [network.time, network.first, network.body.last, *blocks]
 
     shape = eqx.filter_eval_shape(ContinuousDenoiser, SPEC, CONFIG.behaviour_width, 2, 64, 16, jax.random.key(0))
-    time = mlp(ARRAYS, [f"{prefix}/cond_model.{i}" for i in (0, 2)], shape.activation)
+    time = mlp(ARRAYS, [f"{prefix}/cond_model.{i}" for i in (0, 2)], shape.body.activation)
     blocks: list[Any] = []
     for block in (f"{prefix}/main.blocks.{i}" for i in range(2)):
         scale, bias = (jnp.asarray(ARRAYS[f"{block}.layer_norm.{name}"]) for name in ("weight", "bias"))

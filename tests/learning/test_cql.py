@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffcps.types import NetObservation
-from tests.problems import STATES, Training, bandit, dataset_of
+from tests.problems import CHAIN_DISCOUNT, CHAIN_Q, STATES, Training, bandit, q_on_the_chain, two_step_chain
 
 SMALL: dict[str, Any] = {"width": 32, "critic_depth": 2, "num_actions": 4, "temperature_learning_rate": 1e-3}
 WEIGHTS = (0.0, 1.0)
@@ -64,23 +64,10 @@ def test_the_better_mode_is_chosen():
 
 @pytest.mark.slow
 def test_two_step_chain():
-    # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
-    # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.
     # Without the conservative term Q is the value of the policy; and no entropy is added to it.
-    discount, rows = 0.8, 64
-    start = np.repeat([0, 1, 2], rows)
-    chain = dataset_of(
-        observation=np.eye(3)[start],
-        action=np.random.default_rng(0).uniform(-1, 1, size=(start.size, 1)),
-        reward=np.array([0.0, 1.0, 0.0])[start],
-        next_observation=np.eye(3)[np.ones_like(start)],
-        terminal=np.array([False, True, True])[start],
-        timeout=np.array([True, False, False])[start],
-    )
-    training = Training("cql", chain, [{"conservative_weight": 0.0}], discount=discount, **SMALL)
+    training = Training("cql", two_step_chain(), [{"conservative_weight": 0.0}], discount=CHAIN_DISCOUNT, **SMALL)
     training.advance(2000)
-    q = training.q(chain.observation, chain.action).reshape(2, 3, rows)
-    np.testing.assert_allclose(q.mean(axis=(0, 2)), [discount, 1.0, 0.0], atol=0.05)
+    np.testing.assert_allclose(q_on_the_chain(training).mean(axis=(0, 2)), CHAIN_Q, atol=0.05)
 
 
 # --- The multiplier ---

@@ -10,15 +10,18 @@ import pytest
 
 from diffcps.types import NetObservation
 from tests.problems import (
+    CHAIN_DISCOUNT,
+    CHAIN_Q,
     LINE,
     LINE_DISCOUNT,
     STATES,
     Training,
     bandit,
-    dataset_of,
     exact_q,
     line_of_states,
+    q_on_the_chain,
     q_on_the_line,
+    two_step_chain,
 )
 
 # --- The choice between two modes ---
@@ -56,22 +59,9 @@ def test_exponential_weights_clone_it_where_the_temperature_is_low():
 
 @pytest.mark.slow
 def test_two_step_chain():
-    # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
-    # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.
-    discount, rows = 0.8, 64
-    start = np.repeat([0, 1, 2], rows)
-    chain = dataset_of(
-        observation=np.eye(3)[start],
-        action=np.random.default_rng(0).uniform(-1, 1, size=(start.size, 1)),
-        reward=np.array([0.0, 1.0, 0.0])[start],
-        next_observation=np.eye(3)[np.ones_like(start)],
-        terminal=np.array([False, True, True])[start],
-        timeout=np.array([True, False, False])[start],
-    )
-    training = Training("crr", chain, width=32, discount=discount, num_critics=2)
+    training = Training("crr", two_step_chain(), width=32, discount=CHAIN_DISCOUNT, num_critics=2)
     training.advance(1500)
-    q = training.q(chain.observation, chain.action).reshape(2, 3, rows)
-    np.testing.assert_allclose(q.mean(axis=(0, 2)), [discount, 1.0, 0.0], atol=0.05)
+    np.testing.assert_allclose(q_on_the_chain(training).mean(axis=(0, 2)), CHAIN_Q, atol=0.05)
 
 
 @pytest.mark.slow

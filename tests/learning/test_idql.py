@@ -93,7 +93,7 @@ def test_the_value_is_the_expectile():
     # Half of the logged actions earn 1 and half 0: tau (1 - v) = (1 - tau) v.
     for index, tau in enumerate(TAUS):
         member = jax.tree.map(lambda leaf: leaf[index], trained_bandit().state)  # noqa: B023
-        v = np.asarray(idql.value_of(member.value.model, jnp.asarray(STATES)[:, None]))
+        v = np.asarray(member.value.model(jnp.asarray(STATES)[:, None]))
         np.testing.assert_allclose(v, tau, rtol=0, atol=0.06)
 
 
@@ -184,7 +184,7 @@ def trained_line() -> tuple[np.ndarray, np.ndarray]:
     q = np.asarray(jax.vmap(lambda critic: critic(data.observation, data.action))(training.state.critic.model)).mean(
         axis=1
     )
-    v = jax.vmap(lambda value: idql.value_of(value, jnp.eye(LINE + 2)))(training.state.value.model)
+    v = jax.vmap(lambda value: value(jnp.eye(LINE + 2)))(training.state.value.model)
     mean = [[[row[(start == s) & (right == side)].mean() for side in (0, 1)] for s in range(LINE + 2)] for row in q]
     return np.array(mean), np.asarray(v)
 

@@ -9,6 +9,8 @@ import pytest
 
 from diffcps.algorithms import ALGORITHMS
 from tests.problems import (
+    CHAIN_DISCOUNT,
+    CHAIN_Q,
     LINE,
     LINE_DISCOUNT,
     NUM_ACTIONS,
@@ -16,11 +18,12 @@ from tests.problems import (
     STATES,
     Training,
     bandit,
-    dataset_of,
     exact_q,
     line_of_states,
     near_a_mode,
+    q_on_the_chain,
     q_on_the_line,
+    two_step_chain,
 )
 
 DIFFUSION_CRITICS = ["diffcps", pytest.param("diffusion_ql", marks=pytest.mark.slow)]
@@ -88,25 +91,11 @@ def test_cloning_does_not_choose():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["diffcps", "diffusion_ql"])
 def test_two_step_chain(name):
-    # s0 -> s1 -> end, with reward 1 at the end. The first step ends a logged episode by its time limit, and is
-    # bootstrapped all the same. s2 steps to s1 too, but terminates there: its value is 0. Actions do not matter.
-    discount, rows = 0.8, 64
-    start = np.repeat([0, 1, 2], rows)
-    action = np.random.default_rng(0).uniform(-1, 1, size=(start.size, 1))
-    chain = dataset_of(
-        observation=np.eye(3)[start],
-        action=action,
-        reward=np.array([0.0, 1.0, 0.0])[start],
-        next_observation=np.eye(3)[np.array([1, 1, 1])[start]],
-        terminal=np.array([False, True, True])[start],
-        timeout=np.array([True, False, False])[start],
-    )
-    training = Training(name, chain, width=32, num_steps=3, discount=discount)
+    training = Training(name, two_step_chain(), width=32, num_steps=3, discount=CHAIN_DISCOUNT)
     training.advance(2000)
-    q = training.q(chain.observation, chain.action).reshape(2, 3, rows)
-    expected = np.array([discount, 1.0, 0.0])[:, None]
-    assert np.max(np.abs(q - expected)) < 0.1
-    assert np.max(np.abs(q.mean(axis=(0, 2)) - expected[:, 0])) < 0.05
+    q = q_on_the_chain(training)
+    assert np.max(np.abs(q - CHAIN_Q[:, None])) < 0.1
+    assert np.max(np.abs(q.mean(axis=(0, 2)) - CHAIN_Q)) < 0.05
 
 
 # --- A line of four states, against exact Q* ---

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.networks.initial import initialised, lecun_normal, xavier_uniform
+from diffcps.networks.initial import initialised, lecun_normal, orthogonal, xavier_uniform
 from diffcps.networks.mlp import MLP
 from diffcps.networks.norm import NormedMLP
 
@@ -43,6 +43,19 @@ def test_lecun_normal(network):
         # Cut at two standard deviations of the normal distribution before, whose std is 0.8796 after the cut.
         assert np.max(np.abs(layer.weight)) == pytest.approx(2.0 * std / 0.87962566, rel=0.01)
         assert np.all(layer.bias == 0.0)
+
+
+def test_orthogonal(network):
+    ensemble = jax.vmap(lambda key: MLP(SIZES, key, jax.nn.relu))(jax.random.split(jax.random.key(0), 2))
+    for networks in (network, ensemble):
+        drawn = initialised(networks, orthogonal, jax.random.key(1))
+        for layer in drawn.layers:
+            for weight in np.asarray(layer.weight).reshape(-1, *layer.weight.shape[-2:]):
+                tall = weight if weight.shape[0] >= weight.shape[1] else weight.T
+                np.testing.assert_allclose(tall.T @ tall, 2.0 * np.eye(tall.shape[1]), atol=1e-4)
+            assert np.all(layer.bias == 0.0)
+    one, other = drawn.layers[0].weight  # of the ensemble
+    assert np.max(np.abs(one - other)) > 0.1
 
 
 def test_layers_and_members_of_an_ensemble_differ_and_are_drawn_by_the_fans_of_one():

@@ -87,9 +87,9 @@ def plain(
     time = denoiser.time(denoiser.features(t.astype(jnp.float32)))
     time = jnp.broadcast_to(time, (*xt.shape[:-1], time.shape[-1]))
     hidden = denoiser.first(jnp.concatenate([xt, observation, time], axis=-1))
-    for index, block in enumerate(denoiser.blocks):
+    for index, block in enumerate(denoiser.body.blocks):
         hidden = block(hidden, None if kept is None else kept[index])
-    return denoiser.last(jax.nn.silu(hidden))
+    return denoiser.body.last(jax.nn.silu(hidden))
 
 
 def given_observation(denoiser, xt, t, observation, kept):
