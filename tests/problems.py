@@ -161,6 +161,11 @@ NUM_ACTIONS = 2000
 SHARE_TOLERANCE = 3 * math.sqrt(math.log(2 / 1e-4) / (2 * NUM_ACTIONS))
 
 
+# Of few diffusion steps the last is so large that even the exact denoiser leaves actions between the modes: 0.77 of its
+# actions are near a mode at T = 5, 0.976 at T = 10, 0.996 at T = 15 (worked out apart, with 200,000 actions).
+MANY_STEPS = 15
+
+
 def bandit(reward: str) -> Dataset:
     """One step to the end. `flat`: every action earns 1. `matching`: the mode with the sign of the state earns 1."""
     rng = np.random.default_rng(0)

@@ -13,10 +13,10 @@ import pytest
 
 from diffcps.algorithms import idql
 from diffcps.types import Dataset, Spec, UserError
-from tests.learning.test_learning import MANY_STEPS
 from tests.problems import (
     LINE,
     LINE_DISCOUNT,
+    MANY_STEPS,
     NUM_ACTIONS,
     SHARE_TOLERANCE,
     STATES,

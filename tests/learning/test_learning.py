@@ -13,6 +13,7 @@ from tests.problems import (
     CHAIN_Q,
     LINE,
     LINE_DISCOUNT,
+    MANY_STEPS,
     NUM_ACTIONS,
     SHARE_TOLERANCE,
     STATES,
@@ -48,9 +49,6 @@ def trained_bandit(name: str, reward: str, num_steps: int, updates: int, action_
     return training
 
 
-# Of few diffusion steps the last is so large that even the exact denoiser leaves actions between the modes: 0.77 of its
-# actions are near a mode at T = 5, 0.976 at T = 10, 0.996 at T = 15 (worked out apart, with 200,000 actions).
-MANY_STEPS = 15
 UPDATES = {"diffusion_bc": 5000, "diffcps": 2500}
 
 

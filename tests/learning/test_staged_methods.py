@@ -15,8 +15,7 @@ import pytest
 from diffcps.algorithms import awr, sfbc
 from diffcps.rl.replay import Labelled
 from diffcps.types import NetObservation, Spec
-from tests.learning.test_learning import MANY_STEPS
-from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Staged, dataset_of, near_a_mode
+from tests.problems import MANY_STEPS, NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Staged, dataset_of, near_a_mode
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
