@@ -5,17 +5,23 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffcps.types import Stored
+
 BETA_MIN, BETA_MAX = 0.1, 20.0
 """The rate of noise beta(t) rises linearly between them."""
 
 
-def alpha_and_std(t: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-    """x_t = alpha x_0 + std eps: log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2, std^2 = 1 - alpha^2.
+def log_alpha(t: Float[Stored, "*b"]) -> Float[Stored, "*b"]:
+    """log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2, of NumPy's arrays in their own precision.
 
     Reference: Score-based generative modeling through SDEs (arXiv:2011.13456), eq. 33, as in SfBC, QGPO and SRPO.
     """
-    log_alpha = -0.25 * (BETA_MAX - BETA_MIN) * jnp.square(t) - 0.5 * BETA_MIN * t
-    return jnp.exp(log_alpha), jnp.sqrt(1.0 - jnp.exp(2.0 * log_alpha))
+    return -0.25 * (BETA_MAX - BETA_MIN) * t * t - 0.5 * BETA_MIN * t
+
+
+def alpha_and_std(t: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """x_t = alpha x_0 + std eps, std^2 = 1 - alpha^2."""
+    return jnp.exp(log_alpha(t)), jnp.sqrt(1.0 - jnp.exp(2.0 * log_alpha(t)))
 
 
 def perturbed(x0: Float[Array, "*b d"], t: Float[Array, "*b"], eps: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
