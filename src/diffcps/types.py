@@ -127,6 +127,8 @@ class Reading:
     """Whether actions are in the environment's units, or scaled to [-1, 1]; by default the boxes tell."""
     clip_actions: bool = False
     """Cut actions outside their box off at its sides."""
+    top_episodes: float = 1.0
+    """Share of the episodes that is used, those of the highest returns; 0.1 with bc is known as 10 %-BC."""
     reward: RewardTransform = "none"
     """Transform of the rewards."""
     reward_scale: float = 1.0

@@ -15,6 +15,7 @@ from diffcps.data.checks import Rows, check_rows
 from diffcps.data.download import data_file, where_from
 from diffcps.data.ends import Ends, find_ends, side_by_side
 from diffcps.data.scaling import Scaling
+from diffcps.data.split import best_episodes
 from diffcps.data.suspicions import find_warnings
 from diffcps.readers.ogbench import read_ogbench
 from diffcps.readers.rows import PIECE_ROWS, RawRows
@@ -38,6 +39,7 @@ BoxOf = Callable[[EnvironmentSpec | None], tuple[str, Box] | None]
 def load_dataset(
     source: str | Path | Sequence[str | Path],
     *,
+    top_episodes: float | int = 1.0,
     reward: RewardTransform = "none",
     reward_scale: float | int = 1.0,
     normalise_observation: bool = False,
@@ -76,6 +78,7 @@ def load_dataset(
         action_low=_numbers(action_low),
         action_high=_numbers(action_high),
         clip_actions=clip_actions,
+        top_episodes=float(top_episodes),
         reward=reward,
         reward_scale=float(reward_scale),
         normalise_observation=normalise_observation,
@@ -137,6 +140,8 @@ def load(
         ordered=ends.ordered,
     )
     dataset = replace(dataset, info=replace(info, account=account))
+    if reading.top_episodes != 1:
+        dataset = best_episodes(dataset, reading.top_episodes)
     if reading.normalise_observation:
         if known is None:
             dataset = transforms.normalise_observation(dataset, rows.shift, rows.scale)
