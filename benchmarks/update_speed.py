@@ -11,38 +11,18 @@ floating-point operations reach. The rate is measured just before each case, bec
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from machine import SIZES, command_and_machine, made_up_data
 
 from diffcps.algorithms import diffcps
 from diffcps.training.members import Program, expand
-from diffcps.types import Dataset, DatasetInfo, Spec
-
-SIZES = {"hopper 11/3": Spec(11, 3), "halfcheetah 17/6": Spec(17, 6)}
-ROWS = 200_000
-
-
-def made_up_data(spec: Spec) -> Dataset:
-    """Random numbers of a D4RL file's size: the speed does not depend on their values."""
-    rng = np.random.default_rng(0)
-    return Dataset(
-        observation=rng.normal(size=(ROWS, spec.observation_size)).astype(np.float32),
-        action=rng.uniform(-1, 1, size=(ROWS, spec.action_size)).astype(np.float32),
-        reward=rng.normal(size=ROWS).astype(np.float32),
-        next_observation=rng.normal(size=(ROWS, spec.observation_size)).astype(np.float32),
-        terminal=rng.random(ROWS) < 0.01,
-        timeout=np.zeros(ROWS, bool),
-        info=DatasetInfo("made up", "0"),
-    )
+from diffcps.types import Spec
 
 
 def flops_of_one_update(config: diffcps.Config, spec: Spec) -> float:
@@ -118,16 +98,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table there as Markdown")
     options = parser.parse_args()
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    device = f"{jax.devices()[0].device_kind}, {platform.machine()}"
-    if jax.default_backend() == "cpu":
-        cpu = Path("/proc/cpuinfo")
-        names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-        device = f"{len(names)} x {names[0]}" if names else platform.processor()
     lines = [
         "# Speed of one DiffCPS update",
         "",
-        f"`python {' '.join(sys.argv)}` at commit {commit}, {device}, JAX {jax.__version__}.",
+        command_and_machine(),
         "Batch 256, width 256, 3 layers, policy interval 2; median of the calls; share: of the rate of large float32",
         "matrix products measured just before (last column). Peak memory is that of the whole process so far.",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import equinox as eqx
 import jax
@@ -73,3 +74,16 @@ def test_nothing_but_linear_layers_is_touched():
     drawn = initialised(network, xavier_uniform, jax.random.key(1))
     np.testing.assert_array_equal(drawn.norm.scale, np.arange(5.0))
     assert np.all(drawn.network.layers[0].weight != network.network.layers[0].weight)
+
+
+def test_matrices_are_decomposed_one_at_a_time():
+    """Batched decompositions of JAX wait for one another for ever on two cores: a stack of members never began."""
+
+    def decomposed(function) -> list[str]:
+        """The shapes that `qr` returns, in the program for three members."""
+        program = str(jax.make_jaxpr(jax.vmap(function))(jax.random.split(jax.random.key(0), 3)))
+        return re.findall(r"f32\[([\d,]+)\] \w+:f32\[[\d,]+\] = qr\[", program)
+
+    assert decomposed(lambda key: orthogonal(key, (2, 6, 4))) == ["6,4"]
+    # Negative control: JAX's own law, mapped over, has all three at once.
+    assert decomposed(lambda key: jax.nn.initializers.orthogonal()(key, (6, 4))) == ["3,6,4"]

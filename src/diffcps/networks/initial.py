@@ -32,9 +32,22 @@ def lecun_normal(key: Key, shape: tuple[int, ...]) -> Float[Array, "*ensemble fa
 
 def orthogonal(key: Key, shape: tuple[int, ...]) -> Float[Array, "*ensemble fan_in fan_out"]:
     """sqrt(2) times a matrix with orthogonal rows or columns. Reference: Saxe, McClelland and Ganguli (1312.6120)."""
-    if len(shape) > 2:
+    *ensemble, fan_in, fan_out = shape
+    if ensemble:
         return jax.vmap(lambda key: orthogonal(key, shape[1:]))(jax.random.split(key, shape[0]))
-    return jax.nn.initializers.orthogonal(2.0**0.5)(key, shape, jnp.float32)
+    columns = _orthonormal(jax.random.normal(key, (max(fan_in, fan_out), min(fan_in, fan_out))))
+    return 2.0**0.5 * (columns.T if fan_in < fan_out else columns)
+
+
+@jax.custom_batching.sequential_vmap
+def _orthonormal(normal: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
+    """The Q of Q R, with R's diagonal positive, so that Q is uniform among orthonormal columns.
+
+    One matrix after the other, however many are mapped over: two batched decompositions that run side by side wait for
+    each other for ever on a CPU of two cores (jaxlib 0.10.2: each holds a thread of XLA's, and waits for a third).
+    """
+    q, r = jnp.linalg.qr(normal)
+    return q * jnp.sign(jnp.diag(r))
 
 
 def initialised(network: Network, law: Law, key: Key) -> Network:
