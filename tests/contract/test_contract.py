@@ -183,7 +183,17 @@ TABLE = [
         read_in={"target_actor": ("", "selection/loss"), "target_critic": ("value/loss", "value/loss")},
     ),
 ]
-ROWS = {row.method.__name__.rpartition(".")[2]: row for row in TABLE}
+DECAY = 20
+"""Updates of a rate's decay, where a method has one: more than any test makes."""
+
+
+def decaying(config: Configuration) -> Any:
+    """With rates that decay."""
+    decays = {field.name: DECAY for field in dataclasses.fields(config) if field.name.endswith("decay_updates")}
+    return dataclasses.replace(config, **decays)
+
+
+ROWS = {row.method.__name__.rpartition(".")[2]: row._replace(config=decaying(row.config)) for row in TABLE}
 
 
 def field_names(name: str) -> list[str]:
@@ -363,6 +373,7 @@ def abstract_updates(name: str) -> list[tuple[Any, Any, dict[str, Any]]]:
 
 @every_method
 def test_update_keeps_structure_shapes_and_dtypes(name):
+    """Weak types, too: what leaves an update is compiled no second time when it enters the next."""
     state = jax.eval_shape(make(name).init, jax.eval_shape(jax.random.key, 0))
     for batch, new, metrics in abstract_updates(name):
         assert jax.tree.structure(new) == jax.tree.structure(state)
@@ -371,37 +382,9 @@ def test_update_keeps_structure_shapes_and_dtypes(name):
         assert all(leaf.shape[0] == config_of(name).batch_size for leaf in jax.tree.leaves(batch))
 
 
-@cache
-def plain(name: str):
-    """Algorithm and update with Python numbers in the config, each another than in `config_of`.
-
-    Its rates decay, where they can, over four updates, of which the first has them whole.
-    """
-    decay = {"decay_updates": 4} if "decay_updates" in field_names(name) else {}
-    algorithm = make(name, **decay, **{key: float(value) for key, value in other_values(name).items()})
-    return algorithm, jax.jit(algorithm.stages[-1].update)
-
-
-@cache
-def plain_states(name: str) -> list[Any]:
-    """Before the first of six such updates, and after each of them."""
-    algorithm, run = plain(name)
-    states = [jax.jit(algorithm.init)(jax.random.key(0))]
-    for index in range(6):
-        state, _ = run(states[-1], batch_of(name, index), jax.random.key(index), jnp.asarray(index))
-        states.append(state)
-    return states
-
-
 def without_memory(state: Any) -> dict[str, Any]:
     """The parts of a state without what their optimisers remember."""
     return {part: getattr(value, "model", value) for part, value in state._asdict().items()}
-
-
-@every_method
-def test_the_second_update_does_not_recompile(name):
-    plain_states(name)
-    assert plain(name)[1]._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # The update of one program in another form: of one method of each kind in every run, of the others on request.
@@ -419,7 +402,10 @@ def test_real_valued_fields_may_be_traced_and_mapped_over(name):
     states, _ = mapped(grid, states, batch_of(name, 1), jax.random.key(1), jnp.asarray(1))
     # Rounding differs between the programs; Adam turns it into a small part of its rate of 0.01 an update.
     assert distance(jax.tree.map(lambda leaf: leaf[0], states), trained(name, 2)) < 1e-4
-    assert distance(without_memory(after_one), without_memory(plain_states(name)[1])) < 1e-4  # a decay counts, too
+    plain = make(name, **{key: float(value) for key, value in other_values(name).items()})  # Python's numbers
+    state = jax.jit(plain.init)(jax.random.key(0))
+    state, _ = jax.jit(plain.stages[-1].update)(state, batch_of(name, 0), jax.random.key(0), jnp.asarray(0))
+    assert distance(without_memory(after_one), without_memory(state)) < 1e-4
     first, second = (jax.tree.map(lambda leaf: leaf[i], states) for i in range(2))  # noqa: B023
     assert distance(first, second) > 1e-3  # negative control: the values do matter
 
@@ -737,12 +723,21 @@ def test_what_is_learned_comes_from_the_targets(name, target):
 # --- Decay ---
 
 
-@pytest.mark.parametrize("name", having("decay_updates"))
-def test_after_the_decay_nothing_moves(name):
-    states = plain_states(name)
-    for index in (2, 4):  # updates that also move the policy, before and after the end
-        for part, model in moving_parts(states[index + 1]).items():
-            assert equal(model, moving_parts(states[index])[part]) == (index >= 4), part
+def aged(state: Any, updates: int) -> Any:
+    """With optimisers that have made so many updates."""
+    return jax.tree.map(lambda leaf: np.full_like(leaf, updates) if leaf.dtype == np.int32 else leaf, state)
+
+
+@pytest.mark.parametrize("name", having("decay_updates") + having("actor_decay_updates"))
+def test_after_its_decay_a_rate_moves_nothing(name):
+    decays = "decay_updates" in field_names(name)  # of all parts, else of the policy alone
+    for part in moving_parts(trained(name)):
+        stage = stage_that_moves(name, part)
+        for updates in (3, DECAY):
+            state = aged(trained(name), updates)
+            new, _ = update(name, state, 4, stage=stage)  # an update that also moves the policy
+            rests = updates == DECAY and (decays or part == "actor")
+            assert equal(moving_parts(new)[part], moving_parts(state)[part]) == rests, (part, updates)
 
 
 # --- Checkpoints ---
