@@ -14,10 +14,10 @@ setup: .venv/.installed
 train: setup
 	$(BIN)/diffcps train diffcps --dataset builtin --preset hopper-medium-replay --updates 25000 --eval-every 5000 --out runs/first --resume
 
-# A file to a worker: what its tests share is compiled and trained once. A worker that crashes ends the run: xdist may
-# wait for ever for the one that replaces it.
+# A file to a worker: what its tests share is compiled and trained once. In their own order: the longest are not among the
+# last. A worker that crashes ends the run: xdist may wait for ever for the one that replaces it.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -86,6 +86,7 @@ def rounds() -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in found], axis=1) for name in found[0]}
 
 
+@pytest.mark.slow
 def test_the_multiplier_rises_while_the_difference_exceeds_the_gap():
     difference, multiplier = (rounds()[name][0] for name in ("critic/difference", "dual/multiplier"))
     assert difference[0] > GAPS[0]
@@ -94,6 +95,7 @@ def test_the_multiplier_rises_while_the_difference_exceeds_the_gap():
     assert difference[-1] < difference[0] - 0.5  # and pulls the difference down
 
 
+@pytest.mark.slow
 def test_the_multiplier_falls_while_the_difference_is_below_the_gap():
     difference, multiplier = (rounds()[name][1] for name in ("critic/difference", "dual/multiplier"))
     assert np.all(difference < GAPS[1])

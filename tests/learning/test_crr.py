@@ -48,6 +48,7 @@ def test_the_binary_filter_clones_the_better_mode():
     assert np.all(means("binary") > 0.65)
 
 
+@pytest.mark.slow
 def test_exponential_weights_clone_it_where_the_temperature_is_low():
     cold, hot = means("exp", 0.05, HOT)
     np.testing.assert_allclose(cold, 0.8, atol=0.1)

@@ -89,6 +89,7 @@ def act(tau: float, state: float, choice: str, num_actions: int = NUM_ACTIONS //
     return np.asarray(acting(choice, jnp.float32(tau), member, observation, jax.random.key(0)))[:, 0]
 
 
+@pytest.mark.slow
 def test_the_value_is_the_expectile():
     # Half of the logged actions earn 1 and half 0: tau (1 - v) = (1 - tau) v.
     for index, tau in enumerate(TAUS):
@@ -97,6 +98,7 @@ def test_the_value_is_the_expectile():
         np.testing.assert_allclose(v, tau, rtol=0, atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_clone_keeps_both_modes_and_does_not_choose():
     # The exact model would leave 0.99 of its actions near a mode.
     action = np.concatenate([act(0.7, state, "sample") * state for state in STATES])
@@ -104,6 +106,7 @@ def test_the_clone_keeps_both_modes_and_does_not_choose():
     assert abs(np.mean(action > 0) - 0.5) < SHARE_TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_best_candidate_is_of_the_better_mode():
     for state in STATES:
         assert np.mean(act(0.7, state, "argmax_q") * state > 0.5) > 0.98
@@ -116,6 +119,7 @@ def expected_share(tau: float, share: float) -> float:
     return float(np.sum(probability * k * tau / (k * tau + (CANDIDATES - k) * (1 - tau))))
 
 
+@pytest.mark.slow
 def test_the_implicit_policy_takes_the_better_mode_as_often_as_its_value_says():
     # Its value is V = tau and the better mode alone earns anything, so that with many candidates tau is its share.
     clone = np.mean([np.mean(act(0.7, state, "sample") * state > 0) for state in STATES])

@@ -70,6 +70,7 @@ def mean_of_weights(ratio: Sequence[float]) -> np.ndarray:
     return MODES[1] * np.tanh(0.5 * np.asarray(ratio))
 
 
+@pytest.mark.slow
 def test_v_is_the_expectile_of_what_was_paid():
     # Of 0 and 1 in equal parts the expectile tau is tau itself.
     expectiles = (0.5, 0.7, 0.9)

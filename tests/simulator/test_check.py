@@ -187,6 +187,7 @@ def test_noise_is_no_known_fault(hopper, checked):
     assert "No fault that is known here explains it" in report.verdict
 
 
+@pytest.mark.slow
 def test_versions_are_told_apart(hopper, walker, checked):
     report = checked(walker, "Walker2d-v5", steps=300)
     assert report.fits is True
@@ -229,6 +230,7 @@ def test_files_without_next_observations(hopper, checked):
     assert not report.file.has_next_observations
 
 
+@pytest.mark.slow
 def test_velocities_at_the_clip_are_not_judged_unless_the_state_is_stored(hopper, checked, tmp_path):
     data = rolled("Hopper-v5", infos="before")
     cut = (np.abs(data["observations"]) >= 10).any(axis=1)

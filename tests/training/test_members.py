@@ -67,6 +67,7 @@ def test_a_seed_among_four_has_the_curve_it_has_alone(dataset):
     assert not np.allclose(together["critic/loss"][:, 0], together["critic/loss"][:, 2], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_grain_of_the_calls_changes_nothing(dataset):
     """An interrupted run stops at another place than a run that goes on: both must have made the same updates."""
     coarse, _ = run(dataset, [0, 1], 40, 40)
