@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.rl.improvement import choose_candidate, normalised_q_loss
+from diffcps.rl.improvement import choose_candidate, normalised_q_loss, softmax_value
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -34,6 +34,17 @@ def test_no_gradient_flows_through_the_denominator_of_a_shared_scale():
     # -mean(w Q) / mean |w Q'|: the value does not depend on w > 0, but its slope with the denominator held does.
     slope = jax.grad(lambda w: normalised_q_loss(w * Q, w * OTHER))(2.0)
     assert float(slope) == -2.0 / 8.0
+
+
+# --- The value of many actions ---
+
+
+def test_softmax_value_by_hand():
+    q = jnp.array([[0.0, math.log(3.0)], [2.0, 2.0]])
+    # Weights 1/4 and 3/4; equal ones.
+    np.testing.assert_allclose(softmax_value(q, 1.0), [0.75 * math.log(3.0), 2.0], rtol=1e-6)
+    np.testing.assert_allclose(softmax_value(q, 0.0), [0.5 * math.log(3.0), 2.0], rtol=1e-6)
+    np.testing.assert_allclose(softmax_value(q, 100.0), [math.log(3.0), 2.0], rtol=1e-6)
 
 
 # --- The choice ---

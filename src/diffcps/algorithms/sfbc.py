@@ -28,6 +28,7 @@ from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, minimise, start
 from diffcps.policies.diffusion import DrawBC, bc_loss, candidates, draw_bc
 from diffcps.rl.bellman import critic_loss
+from diffcps.rl.improvement import softmax_value
 from diffcps.rl.replay import Labelled, sample_labelled, sample_transitions, transitions
 from diffcps.rl.returns import lambda_returns, planned_returns
 from diffcps.types import (
@@ -117,11 +118,6 @@ class State(NamedTuple):
     return_std: Scalar
 
 
-def value_of(q: Float[Array, " k"], sharpness: Real) -> Scalar:
-    """V(s) = sum_j softmax_j(alpha Q(s, a_j)) Q(s, a_j)."""
-    return jnp.sum(jax.nn.softmax(sharpness * q) * q)
-
-
 def values(
     policy: Denoiser, critic: Critic, schedule: Schedule, observation: Float[Array, "n obs"], config: Config, key: Key
 ) -> Float[Array, " n"]:
@@ -131,7 +127,7 @@ def values(
         index, observation = row
         key_row = jax.random.fold_in(key, index)
         _, q = candidates(policy, critic, schedule, observation, config.support_actions, key_row)
-        return value_of(q[0], config.planning_sharpness)
+        return softmax_value(q[0], config.planning_sharpness)
 
     return jax.lax.map(value, (jnp.arange(len(observation)), observation), batch_size=CHUNK)
 

@@ -22,6 +22,15 @@ def normalised_q_loss(q: Float[Array, " b"], q_other: Float[Array, " b"]) -> Sca
     return -jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q_other)))
 
 
+def softmax_value(q: Float[Array, "*b k"], sharpness: Real) -> Float[Array, "*b"]:
+    """sum_j softmax_j(alpha Q(s, a_j)) Q(s, a_j), alpha = `sharpness`: from the mean at 0 to the maximum at infinity.
+
+    For a_j ~ mu the value of the policy proportional to mu(a | s) exp(alpha Q(s, a)), as more of them are drawn.
+    Reference: the programs of SfBC (arXiv:2209.14548) and QGPO (arXiv:2304.12824).
+    """
+    return jnp.sum(jax.nn.softmax(sharpness * q, axis=-1) * q, axis=-1)
+
+
 def repeated(observation: Float[Array, "*b obs"], times: int) -> Float[Array, "*b times obs"]:
     """Each observation so many times: one for each candidate action."""
     return jnp.repeat(observation[..., None, :], times, axis=-2)
