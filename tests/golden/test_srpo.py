@@ -21,7 +21,7 @@ from diffcps.networks.residual import ContinuousDenoiser, fixed_features
 from diffcps.types import Metrics, Transition
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, Networks, networks_of, state_with
-from tests.golden.weights import distance, ensemble, linear, mlp
+from tests.golden.weights import distance, ensemble, linear, mlp, observation_first
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -62,11 +62,8 @@ def denoiser(prefix: str) -> ContinuousDenoiser:
 
 
 def critics(prefix: str) -> Any:
-    """Theirs read the action first, ours the observation."""
     critic = ensemble(*(mlp(ARRAYS, [f"{prefix}/q{j}.{i}" for i in (0, 2, 4)], jax.nn.relu) for j in (1, 2)))
-    weight = critic.networks.layers[0].weight
-    ours = jnp.concatenate([weight[:, SPEC.action_size :], weight[:, : SPEC.action_size]], axis=1)
-    return eqx.tree_at(lambda critic: critic.networks.layers[0].weight, critic, ours)
+    return observation_first(critic, SPEC.action_size)
 
 
 def value_network(prefix: str) -> VNetwork:

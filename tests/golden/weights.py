@@ -55,6 +55,13 @@ def ensemble(*networks: MLP) -> Critic:
     return eqx.tree_at(lambda critic: critic.networks, critic, stacked)
 
 
+def observation_first(critic: Critic, action_size: int) -> Critic:
+    """A critic whose networks were made to read the action before the observation, as ours, which read it after."""
+    weight = critic.networks.layers[0].weight
+    ours = jnp.concatenate([weight[:, action_size:], weight[:, :action_size]], axis=1)
+    return eqx.tree_at(lambda critic: critic.networks.layers[0].weight, critic, ours)
+
+
 def vae_from_golden(arrays: Arrays, prefix: str) -> VAE:
     """The VAE of BCQ and BEAR stored under `prefix`: e1, e2, mean and log_std; d1 to d3."""
     relu = jax.nn.relu
