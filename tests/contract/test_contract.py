@@ -27,6 +27,7 @@ from diffcps.algorithms import (
     diffusion_ql,
     idql,
     iql,
+    qgpo,
     sfbc,
     srpo,
     td3_bc,
@@ -55,10 +56,14 @@ class Row(NamedTuple):
     read_in: Mapping[str, tuple[str, str]] = {}
     """Target network -> what shows in an update and in a diagnosis that it is read, where it is not the critics' error;
     empty: nothing does."""
-    moves: Mapping[str, int] = {}
-    """Part of the state -> the stage (of those that differ) whose updates move it, where there are several."""
+    moves: Mapping[str, int | tuple[int, ...]] = {}
+    """Part of the state -> the stage or stages (of those that differ) whose updates move it; by default the first."""
     draws_nothing: Sequence[str] = ()
     """Functions whose result is the same whatever the key (`update`: of the last stage)."""
+    practice: int = 0
+    """Updates of the first stage before actions are looked at, where an untrained model leaves them in corners."""
+    wild: float = 30.0
+    """Factor on all weights that leads a chain out of the box, and not to infinity."""
 
 
 RATES: dict[str, Any] = {"actor_learning_rate": 0.01, "critic_learning_rate": 0.01}
@@ -166,6 +171,25 @@ TABLE = [
         draws_nothing=("act",),
     ),
     Row(
+        qgpo,
+        qgpo.Config(
+            **{"behaviour_learning_rate": 0.01, "critic_learning_rate": 0.01, "guidance_learning_rate": 0.01},
+            **{
+                "width": 16,
+                "depth": 1,
+                "guidance_depth": 1,
+                "behaviour_width": 8,
+                "behaviour_depth": 1,
+                "num_features": 4,
+            },
+            **{"batch_size": 8, "behaviour_batch_size": 8, "num_steps": 3, "support_actions": 3, "target_rate": 0.1},
+        ),
+        targets={"target_critic": ("target_rate", EVERY_UPDATE)},
+        moves={"behaviour": 0, "critic": 1, "guidance": (1, 2)},
+        practice=50,
+        wild=2.0,
+    ),
+    Row(
         sfbc,
         sfbc.Config(**DIFFUSION, **RATES, num_candidates=4, support_actions=4, averaged_actions=2),
         moves={"actor": 0, "critic": 2},
@@ -252,9 +276,11 @@ def initial(name: str, seed: int = 0) -> Any:
 
 @cache
 def labelled(name: str, stage: int = -1) -> Dataset:
-    """The dataset with the labels that a stage begins with."""
-    begin = compiled(name, "begin", stage)
-    _, labels = begin(real_values(name), initial(name), dataset(), jax.random.key(0))
+    """The dataset with the labels that a stage begins with, after those before it."""
+    state, labels = initial(name), ()
+    for number in range(len(stages_of(make(name))))[: stage + 1 or None]:
+        rows = dataclasses.replace(dataset(), labels=labels)
+        state, labels = compiled(name, "begin", number)(real_values(name), state, rows, jax.random.key(0))
     return dataclasses.replace(dataset(), labels=labels)
 
 
@@ -277,6 +303,15 @@ def trained(name: str, updates: int = 3) -> Any:
     state = initial(name)
     for index in range(updates):
         state, _ = update(name, state, index)
+    return jax.tree.map(np.asarray, state)
+
+
+@cache
+def practised(name: str) -> Any:
+    """`trained`, with actions that lie in the box."""
+    state = trained(name)
+    for index in range(ROWS[name].practice):
+        state, _ = update(name, state, index, stage=0)
     return jax.tree.map(np.asarray, state)
 
 
@@ -440,7 +475,7 @@ def test_same_key_same_result_and_another_key_another(name):
 
 @every_method
 def test_act_takes_any_leading_axes(name):
-    state, act = trained(name), compiled(name, "act")
+    state, act = practised(name), compiled(name, "act")
     for axes in ((), (8,), (2, 4)):
         observation = jnp.broadcast_to(dataset().observation[0], (*axes, 3))
         action = np.asarray(act(real_values(name), state, observation, jax.random.key(0)))
@@ -453,7 +488,7 @@ def test_act_takes_any_leading_axes(name):
 
 @every_method
 def test_an_action_depends_on_its_own_observation(name):
-    state, act = trained(name), compiled(name, "act")
+    state, act = practised(name), compiled(name, "act")
     observation = dataset().observation
     before = act(real_values(name), state, observation, jax.random.key(0))
     after = act(real_values(name), state, observation.at[::2].add(2.0), jax.random.key(0))
@@ -465,7 +500,8 @@ def test_an_action_depends_on_its_own_observation(name):
 @every_method
 def test_actions_stay_in_the_box(name):
     # Weights so large that the chain would leave the box if nothing held it.
-    wild = jax.tree.map(lambda leaf: 30.0 * leaf if leaf.dtype == np.float32 else leaf, trained(name))
+    factor = ROWS[name].wild
+    wild = jax.tree.map(lambda leaf: factor * leaf if leaf.dtype == np.float32 else leaf, trained(name))
     action = np.abs(compiled(name, "act")(real_values(name), wild, 3.0 * dataset().observation, jax.random.key(0)))
     assert np.max(action) == 1.0
     assert np.mean(action == 1.0) > 0.1  # the box was reached in earnest
@@ -600,13 +636,14 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-LEARNED = ("vae", "behaviour", "value", "critic", "actor", "temperature", "multiplier")
+LEARNED = ("vae", "behaviour", "value", "critic", "guidance", "actor", "temperature", "multiplier")
 PARTS = [(name, part) for name in ROWS for part in LEARNED]
 PARTS = [(name, part) for name, part in PARTS if part in ROWS[name].method.State._fields]
 
 
-def stage_that_moves(name: str, part: str) -> int:
-    return ROWS[name].moves.get(part, 0)
+def stages_that_move(name: str, part: str) -> tuple[int, ...]:
+    stages = ROWS[name].moves.get(part, 0)
+    return stages if isinstance(stages, tuple) else (stages,)
 
 
 @every_method
@@ -616,12 +653,12 @@ def test_every_part_is_known(name):
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
 def test_a_rate_of_zero_stops_its_own_part_alone(name, part):
-    stage = stage_that_moves(name, part)
+    stage = stages_that_move(name, part)[0]
     before = trained(name)
     usual, _ = update(name, before, 4, stage=stage)
     frozen, _ = update(name, before, 4, zeros=[rate_fields(name)[part]], stage=stage)
     for other, model in moving_parts(frozen).items():
-        moves = stage_that_moves(name, other) == stage
+        moves = stage in stages_that_move(name, other)
         assert equal(model, moving_parts(before)[other]) == (other == part or not moves), other
         assert equal(moving_parts(usual)[other], moving_parts(before)[other]) == (not moves), other
         # VAE, value and critic move first and others then read them; nothing else reads what a part has just become.
@@ -678,7 +715,7 @@ def test_targets_move_by_their_average_alone(name, target):
     rate = getattr(config_of(name), field)
     state = trained(name, 2)
     for index in range(2, 7):
-        new, _ = update(name, state, index, stage=stage_that_moves(name, online))
+        new, _ = update(name, state, index, stage=stages_that_move(name, online)[0])
         before, after, model = getattr(state, target), getattr(new, target), getattr(new, online).model
         if index in moving:
             assert distance(after, average(before, model, rate)) < 1e-6
@@ -705,7 +742,7 @@ def nudged(tree: Any) -> Any:
 def test_what_is_learned_comes_from_the_targets(name, target):
     state = trained(name)
     in_update, in_diagnosis = ROWS[name].read_in.get(target, ("critic/loss", "critic/td_error"))
-    stage = stage_that_moves(name, target.removeprefix("target_"))
+    stage = stages_that_move(name, target.removeprefix("target_"))[0]
 
     def errors(state) -> list[float]:
         """What reads the target in an update, before the policy moves, and in a diagnosis: the critics' error."""
@@ -732,7 +769,7 @@ def aged(state: Any, updates: int) -> Any:
 def test_after_its_decay_a_rate_moves_nothing(name):
     decays = "decay_updates" in field_names(name)  # of all parts, else of the policy alone
     for part in moving_parts(trained(name)):
-        stage = stage_that_moves(name, part)
+        stage = stages_that_move(name, part)[0]
         for updates in (3, DECAY):
             state = aged(trained(name), updates)
             new, _ = update(name, state, 4, stage=stage)  # an update that also moves the policy
@@ -760,7 +797,7 @@ def test_a_checkpoint_continues_bit_for_bit(name, tmp_path):
 
     assert equal(continued(loaded), continued(state))
     last = len(stages_of(make(name))) - 1
-    part = next(part for part in moving_parts(state) if stage_that_moves(name, part) == last)
+    part = next(part for part in moving_parts(state) if last in stages_that_move(name, part))
     moving = getattr(loaded, part)
     memory = jax.tree.map(np.zeros_like, moving.optimiser_state)
     forgetful = loaded._replace(**{part: dataclasses.replace(moving, optimiser_state=memory)})

@@ -212,6 +212,14 @@ def test_srpo_has_its_programs_betas():
     assert set(presets) == {row[0] for row in rows(SRPO)}
 
 
+def test_qgpo_has_the_rewards_of_its_program_and_more_support_actions_on_mazes():
+    presets = presets_of("qgpo")
+    assert set(presets) == {*LOCOMOTION, *ANTMAZE}
+    for task, preset in presets.items():
+        expected = ("iql_antmaze", {"support_actions": 32}) if task in ANTMAZE else ("iql_locomotion", {})
+        assert (preset.reward, preset.fields) == expected, task
+
+
 @pytest.mark.parametrize("method", list(ALGORITHMS))
 def test_presets_are_configurations_and_come_back_from_json(method):
     kind = ALGORITHMS[method].Config
