@@ -4,7 +4,8 @@
 
 Installs d3rlpy and PyTorch into an environment of their own (`benchmarks/.peers`; about 1 GB), and times the methods
 that both have, by turns, `--pairs` times: batches drawn and all networks updated, with this library's default sizes on
-both sides, one seed. d3rlpy compiles its graphs on a GPU alone; there, `--compiled` times these.
+both sides, one seed. d3rlpy compiles its graphs on a GPU alone; there, `--compiled` times these. Without a GPU the
+build of PyTorch for CPUs is smaller: `--torch torch==2.13.0+cpu`, where pip finds it.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from diffcps.algorithms import ALGORITHMS
 from diffcps.types import Configuration
 
 HERE = Path(__file__).parent
-D3RLPY, TORCH = "d3rlpy==2.8.1", "torch==2.13.0"
+D3RLPY = "d3rlpy==2.8.1"
 METHODS = ("td3_bc", "iql", "awac", "crr", "cql", "bcq", "bear")
 
 
-def peer_python() -> Path:
+def peer_python(torch: str) -> Path:
     """The interpreter of the peer's environment, which is made where it is missing."""
     folder = HERE / ".peers"
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not (folder / "installed").exists():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", D3RLPY, TORCH], check=True)
-        (folder / "installed").write_text(f"{D3RLPY} {TORCH}\n")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", D3RLPY, torch], check=True)
+        (folder / "installed").touch()
     return python
 
 
@@ -60,14 +61,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="measurements of each side, by turns")
     parser.add_argument("--calls", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long one timed call takes")
+    parser.add_argument("--torch", default="torch==2.13.0", help="what pip installs beside d3rlpy, the first time")
     parser.add_argument("--compiled", action="store_true", help="d3rlpy's compiled graphs (GPU)")
     parser.add_argument("--out", type=Path, help="write the table there as Markdown")
     options = parser.parse_args()
-    python = peer_python()
+    python = peer_python(options.torch)
     lines = [
         "# Beside d3rlpy",
         "",
-        command_and_machine() + f" Peer: {D3RLPY}, {TORCH}, {'compiled' if options.compiled else 'eager'}.",
+        command_and_machine() + f" Peer: {D3RLPY}, {options.torch}, {'compiled' if options.compiled else 'eager'}.",
         f"Milliseconds per update, medians of {options.pairs} measurements of each side by turns; one seed; ratio: the",
         "median of the pairs' ratios, with the smallest and the largest.",
         "",

@@ -191,9 +191,16 @@ TABLE = [
     ),
     Row(
         sfbc,
-        sfbc.Config(**DIFFUSION, **RATES, num_candidates=4, support_actions=4, averaged_actions=2),
+        sfbc.Config(
+            **RATES,
+            **{"width": 16, "critic_depth": 1, "behaviour_width": 8, "behaviour_depth": 1, "num_features": 4},
+            **{"batch_size": 8, "num_steps": 3, "max_grad_norm": 1.0},
+            **{"num_candidates": 4, "support_actions": 4, "averaged_actions": 2},
+        ),
         moves={"actor": 0, "critic": 2},
         draws_nothing=("update",),
+        practice=50,
+        wild=2.0,
     ),
     Row(
         idql,

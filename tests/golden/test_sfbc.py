@@ -20,7 +20,7 @@ from tests.golden.weights import distance, ensemble, mlp
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ARRAYS = load_golden("landed/sfbc_2_rounds")
-CONFIG = sfbc.Config(width=32, depth=1, num_steps=1, batch_size=20)
+CONFIG = sfbc.Config(width=32, behaviour_width=8, behaviour_depth=1, num_features=4, num_steps=1, batch_size=20)
 UPDATES = (200, 198)
 TOLERANCE = 1e-5
 """Of parameters; they agree to 2e-6."""
@@ -38,12 +38,12 @@ def rows() -> Dataset:
     return Dataset(observation, action, reward, unread, terminal, timeout, DatasetInfo("recorded", "0"))
 
 
-def recorded_candidates(policy, critic, schedule, observation, count, key):
+def recorded_candidates(behaviour, frequency, critic, chain, observation, count, key):
     """The recorded support actions of the rows with the given observations, and their Q."""
     same = jnp.all(observation[..., None, :] == jnp.asarray(ARRAYS["rows/observation"]), axis=-1)
     action = jnp.asarray(ARRAYS["rows/support_actions"])[jnp.argmax(same, axis=-1)]
     repeated = jnp.broadcast_to(observation[..., None, :], (*action.shape[:-1], observation.shape[-1]))
-    return action, critic(repeated, action)
+    return action, critic(repeated, action)[0]
 
 
 def two_rounds(config: sfbc.Config) -> list[tuple[Critic, jax.Array, jax.Array, jax.Array]]:
@@ -96,7 +96,7 @@ def test_planned_returns(found):
 
 def test_values_of_the_support_actions(found):
     critic = jax.tree.map(lambda leaf: leaf[-1], found[0][0])
-    q = recorded_candidates(None, critic, None, rows().observation, 16, None)[1][0]
+    _, q = recorded_candidates(None, None, critic, None, rows().observation, 16, None)
     np.testing.assert_allclose(q, ARRAYS["round_2/values"], rtol=0, atol=2e-5)
 
 

@@ -15,7 +15,7 @@ import pytest
 from diffcps.algorithms import awr, sfbc
 from diffcps.rl.replay import Labelled
 from diffcps.types import NetObservation, Spec
-from tests.problems import MANY_STEPS, NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Staged, dataset_of, near_a_mode
+from tests.problems import NUM_ACTIONS, SHARE_TOLERANCE, SPREAD, Staged, dataset_of, near_a_mode
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -193,7 +193,10 @@ LOGGED = np.array([0.0, 0.0, DISCOUNT, 1.0, 0.3])
 # Planning takes the larger of what follows and V of the same state, so that the poor action in s1 inherits V(s1) = 1.
 PLANNED = np.array([DISCOUNT, 1.0, DISCOUNT, 1.0, 0.3])
 BEHAVIOUR, ROUND_1, ROUND_2 = 1, 2, 3  # what the stages leave, by its place in `Staged.states`
-SFBC: dict[str, Any] = {"width": 64, "num_steps": MANY_STEPS, "discount": DISCOUNT, "num_candidates": 8}
+SFBC: dict[str, Any] = {
+    **{"width": 64, "behaviour_width": 64, "behaviour_depth": 1, "num_features": 8},
+    **{"num_steps": 40, "discount": DISCOUNT, "num_candidates": 8},
+}
 
 
 @cache
@@ -209,7 +212,7 @@ def stitched() -> Staged:
         timeout=np.tile([False, False, False, True, False], repeats),
     )
     rates = {"actor_learning_rate": 2e-3, "critic_learning_rate": 3e-3}
-    return Staged("sfbc", data, 3000, depth=3, actor_share=4, critic_share=1, **rates, **SFBC)
+    return Staged("sfbc", data, 3000, actor_share=4, critic_share=1, **rates, **SFBC)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -160,7 +160,15 @@ SETTINGS = Settings(updates=48, eval_every=16, log_every=4, seeds=(0, 1))
 CONFIGS = {
     "awr": awr.Config(width=8, second_width=8, batch_size=8, iterations=2, critic_share=1, actor_share=2),
     "sfbc": sfbc.Config(
-        width=8, depth=1, critic_depth=1, batch_size=8, num_steps=2, rounds=3, actor_share=1, critic_share=3
+        **{
+            "width": 8,
+            "critic_depth": 1,
+            "behaviour_width": 8,
+            "behaviour_depth": 1,
+            "num_features": 4,
+            "batch_size": 8,
+        },
+        **{"num_steps": 2, "rounds": 3, "actor_share": 1, "critic_share": 3},
     ),
 }
 

@@ -33,11 +33,16 @@ from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.policies.score import (
     FREQUENCY_STD,
     Chain,
+    DrawFunction,
+    Draws,
     behaviour_loss,
     denoise_by,
+    draw_between,
     even_chain,
     features_of,
+    frequencies_for,
     sample_chain,
+    unet_widths,
 )
 from diffcps.rl.bellman import CRITIC_METRICS, mean_critic_loss, td_target
 from diffcps.rl.improvement import repeated, softmax_value
@@ -54,7 +59,6 @@ from diffcps.types import (
     Spec,
     Stage,
     Transition,
-    UserError,
 )
 
 CITATION = """@inproceedings{lu2023contrastive,
@@ -155,21 +159,9 @@ class Supported(NamedTuple):
     support: Support
 
 
-class Draws(NamedTuple):
-    """All randomness of an update: of the behaviour model, and of the guidance."""
-
-    t: Float[Array, " b"]
-    """A time for each row, whatever number of actions it has."""
-    z: Float[Array, "b *k act"]
-    """Noise of its own for each action."""
-
-
 def draw(action: Float[Array, "b *k act"], key: Key) -> Draws:
     """The random numbers of one update that perturbs these actions."""
-    key_t, key_z = jax.random.split(key)
-    low, high = TIMES
-    t = jax.random.uniform(key_t, action.shape[:1], minval=low, maxval=high)
-    return Draws(t, jax.random.normal(key_z, action.shape))
+    return draw_between(TIMES, action, key)
 
 
 def sample_supported(dataset: Dataset, key: Key, batch_size: int) -> Supported:
@@ -299,10 +291,11 @@ def guided(
     return guided_denoise
 
 
-def new_networks(spec: Spec, config: Config, key: Key) -> tuple[ScoreUNet, Critic, EnergyNetwork]:
+def new_networks(
+    spec: Spec, config: Config, widths: tuple[int, ...], key: Key
+) -> tuple[ScoreUNet, Critic, EnergyNetwork]:
     """Behaviour model, critics and guidance, of the sizes of the config."""
     key_behaviour, key_critic, key_guidance = jax.random.split(key, 3)
-    widths = tuple(config.behaviour_width // 2**level for level in range(config.behaviour_depth))
     return (
         ScoreUNet(spec, widths, config.num_features, widths[-1], key_behaviour),
         Critic(spec, (config.width,) * config.depth, key_critic, jax.nn.relu),
@@ -310,20 +303,9 @@ def new_networks(spec: Spec, config: Config, key: Key) -> tuple[ScoreUNet, Criti
     )
 
 
-def check(config: Config) -> None:
-    """Raises `UserError` for sizes that make no network."""
-    if config.num_features % 2:
-        raise UserError(f"num_features is {config.num_features}: it must be even, as it counts sines and cosines")
-    if config.behaviour_width < 2 ** (config.behaviour_depth - 1):
-        raise UserError(
-            f"behaviour_width is {config.behaviour_width}: halved {config.behaviour_depth - 1} times nothing is left, "
-            "make it larger or behaviour_depth smaller"
-        )
-
-
-def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
     """QGPO for the given sizes. Real-valued fields of `config` may be traced arrays."""
-    check(config)
+    widths, half = unet_widths(config.behaviour_width, config.behaviour_depth), frequencies_for(config.num_features)
     unclipped = float("inf")
     behaviour_optimiser = clipped_adam(config.behaviour_learning_rate, unclipped)
     critic_optimiser = clipped_adam(config.critic_learning_rate, unclipped)
@@ -333,8 +315,8 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
 
     def init(key: Key) -> State:
         key_networks, *keys = jax.random.split(key, 3)
-        behaviour, critic, guidance = new_networks(spec, config, key_networks)
-        frequencies = [FREQUENCY_STD * jax.random.normal(key, (config.num_features // 2,)) for key in keys]
+        behaviour, critic, guidance = new_networks(spec, config, widths, key_networks)
+        frequencies = [FREQUENCY_STD * jax.random.normal(key, (half,)) for key in keys]
         return State(
             behaviour=start(behaviour_optimiser, behaviour),
             frequency=frequencies[0],

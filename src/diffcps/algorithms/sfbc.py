@@ -1,6 +1,6 @@
 """SfBC: selecting from behaviour candidates (arXiv:2209.14548).
 
-    behaviour  L(theta) = mean (eps - eps_theta(sqrt(abar_i) a + sqrt(1 - abar_i) eps, s, i))^2,   (s, a) ~ data
+    behaviour  L(theta) = E[|h_theta(alpha_t a + sigma_t z, s, t) + z|^2],   (s, a) ~ data,   t ~ U(1e-5, 1)
     value      V(s) = sum_j softmax_j(alpha Q(s, a_j)) Q(s, a_j),   a_j ~ mu_theta(. | s), j = 1..16
     return     R_n = max(r_n + gamma R_{n+1}, V(s_n)),   at first the logged return alone
     critic     L(phi) = E[(R - Q_phi(s, a))^2]
@@ -22,13 +22,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
-from diffcps.networks.denoiser import Denoiser
+from diffcps.networks.score import ScoreUNet
 from diffcps.optim import Trained, clipped_adam, minimise, start
-from diffcps.policies.diffusion import DrawBC, bc_loss, candidates, draw_bc
+from diffcps.policies.score import (
+    FREQUENCY_STD,
+    Chain,
+    DrawFunction,
+    Draws,
+    behaviour_loss,
+    denoise_by,
+    draw_between,
+    even_chain,
+    frequencies_for,
+    sample_chain,
+    unet_widths,
+)
 from diffcps.rl.bellman import critic_loss
-from diffcps.rl.improvement import softmax_value
+from diffcps.rl.improvement import repeated, softmax_value
 from diffcps.rl.replay import Labelled, sample_labelled, sample_transitions, transitions
 from diffcps.rl.returns import lambda_returns, planned_returns
 from diffcps.types import (
@@ -55,6 +66,10 @@ CITATION = """@inproceedings{chen2023sfbc,
   archivePrefix = {arXiv}
 }"""
 
+TIMES = (1e-5, 1.0)
+"""Between which diffusion times are drawn, uniformly (authors' program)."""
+SOLVER_ORDER = 3
+"""Of DPM-Solver (authors' program)."""
 CHUNK = 256
 """Observations for which candidate actions are drawn at once, while a stage begins."""
 STD_FLOOR = 0.1
@@ -66,9 +81,7 @@ class Config:
     """Hyper-parameters; the defaults are those of the authors' program unless said."""
 
     num_steps: int = 15
-    """Diffusion steps T (authors: 15 steps of DPM-Solver)."""
-    schedule: ScheduleName = "vp"
-    """Noise schedule beta_i."""
+    """Calls T of the network in a chain of DPM-Solver of order 3 (authors' program)."""
     discount: Real = 0.99
     """Discount gamma."""
     support_actions: int = 16
@@ -90,13 +103,16 @@ class Config:
     batch_size: int = 256
     """Rows per update (authors: 4,096)."""
     width: int = 256
-    """Units per hidden layer, behaviour model and critic."""
-    depth: int = 3
-    """Hidden layers of the behaviour model."""
+    """Units per hidden layer of the critic (authors' program)."""
     critic_depth: int = 2
     """Hidden layers of the critic (authors: 2; 3 on antmaze-large)."""
-    time_size: int = 16
-    """Size of the time embedding."""
+    behaviour_width: int = 512
+    """Units of the behaviour model's outer blocks (authors' program)."""
+    behaviour_depth: int = 3
+    """Widths of the behaviour model from outside to inside, each half of the one before; the innermost is also the
+    condition's (authors' program: 512, 256, 128)."""
+    num_features: int = 32
+    """Fourier features of the diffusion time: half sines, half cosines (authors' program)."""
     num_candidates: int = 32
     """Actions of the behaviour model per observation, when acting."""
     selection_sharpness: Real = 100.0
@@ -108,8 +124,10 @@ class Config:
 class State(NamedTuple):
     """What is carried from update to update."""
 
-    actor: Trained[Denoiser]
+    actor: Trained[ScoreUNet]
     """The behaviour model mu_theta."""
+    frequency: Float[Array, "*m half"]
+    """Of the time features; nothing trains them."""
     critic: Trained[Critic]
     """One Q network; it predicts (Q - mean) / std of the returns."""
     initial_critic: Critic
@@ -118,16 +136,42 @@ class State(NamedTuple):
     return_std: Scalar
 
 
+def draw(action: Float[Array, "b *k act"], key: Key) -> Draws:
+    """The random numbers of one update that perturbs these actions."""
+    return draw_between(TIMES, action, key)
+
+
+def candidates(
+    behaviour: ScoreUNet,
+    frequency: Float[Array, " half"],
+    critic: Critic,
+    chain: Chain,
+    observation: Float[Array, "*b obs"],
+    count: int,
+    key: Key,
+) -> tuple[Float[Array, "*b k act"], Float[Array, "*b k"]]:
+    """`count` actions of the behaviour model for each observation, not clipped, and Q of them."""
+    noise = jax.random.normal(key, (*observation.shape[:-1], count, behaviour.action_size))
+    action = sample_chain(chain, denoise_by(behaviour, frequency, chain, observation[..., None, :]), noise)
+    return action, critic(repeated(observation, count), action)[0]
+
+
 def values(
-    policy: Denoiser, critic: Critic, schedule: Schedule, observation: Float[Array, "n obs"], config: Config, key: Key
+    behaviour: ScoreUNet,
+    frequency: Float[Array, " half"],
+    critic: Critic,
+    chain: Chain,
+    observation: Float[Array, "n obs"],
+    config: Config,
+    key: Key,
 ) -> Float[Array, " n"]:
     """V(s) over actions of the behaviour model, in units of the critic's returns."""
 
     def value(row: tuple[Int[Array, ""], Float[Array, " obs"]]) -> Scalar:
         index, observation = row
         key_row = jax.random.fold_in(key, index)
-        _, q = candidates(policy, critic, schedule, observation, config.support_actions, key_row)
-        return softmax_value(q[0], config.planning_sharpness)
+        _, q = candidates(behaviour, frequency, critic, chain, observation, config.support_actions, key_row)
+        return softmax_value(q, config.planning_sharpness)
 
     return jax.lax.map(value, (jnp.arange(len(observation)), observation), batch_size=CHUNK)
 
@@ -144,23 +188,25 @@ def mean_of_chosen(
     return jnp.mean(jnp.take_along_axis(action, chosen[..., None], axis=-2), axis=-2)
 
 
-def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]:
+def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
     """SfBC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     if config.averaged_actions > config.num_candidates:
         raise UserError(
             f"averaged_actions is {config.averaged_actions}, num_candidates {config.num_candidates}: "
             "no more candidates can be averaged than there are"
         )
-    schedule = make_schedule(config.schedule, config.num_steps)
+    widths, half = unet_widths(config.behaviour_width, config.behaviour_depth), frequencies_for(config.num_features)
+    chain = even_chain(config.num_steps, SOLVER_ORDER, "noise")
     actor_optimiser = clipped_adam(config.actor_learning_rate, config.max_grad_norm)
     critic_optimiser = clipped_adam(config.critic_learning_rate, config.max_grad_norm)
 
     def init(key: Key) -> State:
-        key_actor, key_critic = jax.random.split(key)
-        actor = Denoiser(spec, config.width, config.depth, config.time_size, key_actor)
+        key_actor, key_critic, key_frequency = jax.random.split(key, 3)
+        actor = ScoreUNet(spec, widths, config.num_features, widths[-1], key_actor)
         critic = Critic(spec, (config.width,) * config.critic_depth, key_critic, jax.nn.silu, size=1)
         return State(
             actor=start(actor_optimiser, actor),
+            frequency=FREQUENCY_STD * jax.random.normal(key_frequency, (half,)),
             critic=start(critic_optimiser, critic),
             initial_critic=critic,
             return_mean=jnp.float32(0.0),
@@ -170,8 +216,8 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
     # --- the behaviour model ---
 
     def update_actor(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
-        draws = draw(schedule, batch, key)
-        actor, loss, _, norm = minimise(actor_optimiser, state.actor, bc_loss, schedule, batch, draws)
+        arguments = state.frequency, batch, *draw(batch.action, key)
+        actor, loss, _, norm = minimise(actor_optimiser, state.actor, behaviour_loss, *arguments)
         return state._replace(actor=actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 
     # --- the critic ---
@@ -186,7 +232,8 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
         return begin_on(state, lambda_returns(dataset, jnp.zeros(dataset.size), config.discount, 1.0))
 
     def begin_with_planned_returns(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
-        value = values(state.actor.model, state.critic.model, schedule, dataset.observation, config, key)
+        networks = state.actor.model, state.frequency, state.critic.model
+        value = values(*networks, chain, dataset.observation, config, key)
         value = state.return_mean + state.return_std * value
         return begin_on(state, planned_returns(dataset, value, config.discount))
 
@@ -199,13 +246,14 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         key_candidates, key_choice = jax.random.split(key)
-        policy, critic = state.actor.model, state.critic.model
-        action, q = candidates(policy, critic, schedule, observation, config.num_candidates, key_candidates)
-        return mean_of_chosen(action, q[0], config.selection_sharpness, config.averaged_actions, key_choice)
+        networks = state.actor.model, state.frequency, state.critic.model
+        action, q = candidates(*networks, chain, observation, config.num_candidates, key_candidates)
+        action = mean_of_chosen(action, q, config.selection_sharpness, config.averaged_actions, key_choice)
+        return jnp.clip(action, -1.0, 1.0)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        loss = bc_loss(state.actor.model, schedule, batch, draw(schedule, batch, key))
+        loss = behaviour_loss(state.actor.model, state.frequency, batch, *draw(batch.action, key))
         q = state.return_mean + state.return_std * jnp.mean(state.critic.model(rows.observation, rows.action))
         return {"actor/bc_loss": loss, "critic/q": q, "selection/loss": loss}
 

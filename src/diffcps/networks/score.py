@@ -64,6 +64,10 @@ class ScoreUNet(eqx.Module):
         )
         self.last = Linear(2 * widths[0], spec.action_size, key_last)
 
+    @property
+    def action_size(self) -> int:
+        return self.last.bias.shape[-1]
+
     def __call__(
         self,
         xt: Float[Array, "*b act"],
