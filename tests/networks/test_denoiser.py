@@ -62,6 +62,23 @@ def test_sinusoidal_embedding_by_hand():
     angles = np.array([[0.0, 0.0, 0.0], [7.0, 0.07, 7e-4]])
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
     np.testing.assert_allclose(sinusoidal_embedding(jnp.array([0, 7]), 6), expected, rtol=1e-5)
+    # Without the endpoint size 4 has 1 and 10000^(-1/2), at times that need not be whole, too.
+    expected = [math.sin(2.5), math.sin(0.025), math.cos(2.5), math.cos(0.025)]
+    np.testing.assert_allclose(sinusoidal_embedding(jnp.asarray(2.5), 4, endpoint=False), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("endpoint", [True, False])
+def test_times_of_a_table_need_not_be_whole(endpoint):
+    denoiser = eqx.filter_jit(Denoiser)(SPEC, 8, 2, 6, jax.random.key(0), endpoint=endpoint)
+    xt, _, observation = make_batch(6, (6,))
+    table = jnp.array([3.0, 2.25, 0.0])
+    at_times = eqx.filter_jit(lambda t: denoiser.given_at(observation, table)(xt, t))
+    for t, whole in ((0, 3), (2, 0)):
+        expected = evaluate(denoiser, xt, jnp.asarray(whole), observation)
+        np.testing.assert_allclose(at_times(jnp.asarray(t)), expected, rtol=0, atol=1e-6)
+    time = denoiser.time(sinusoidal_embedding(table[1], 6, endpoint))
+    joined = jnp.concatenate([xt, jnp.broadcast_to(time, (6, 6)), observation], axis=-1)
+    np.testing.assert_allclose(at_times(jnp.asarray(1)), denoiser.body(joined), rtol=0, atol=1e-6)
 
 
 def test_one_time_step_for_the_whole_batch():
