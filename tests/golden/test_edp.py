@@ -96,8 +96,8 @@ def network(name: str, prefix: str = "") -> Any:
 def recorded_schedule() -> Schedule:
     """Their constants of T = 100, which are made in float32; ours are made in float64."""
     names = ("beta", "alpha_bar", "posterior_x0_weight", "posterior_xt_weight")
-    std = np.exp(0.5 * ARRAYS["schedule/posterior_log_variance_clipped"])
-    return Schedule(*(ARRAYS[f"schedule/{name}"] for name in names), std)
+    fields = {name: ARRAYS[f"schedule/{name}"] for name in names}
+    return Schedule(**fields, posterior_std=np.exp(0.5 * ARRAYS["schedule/posterior_log_variance_clipped"]))
 
 
 SCHEDULE, OURS, OF_DPM = recorded_schedule(), make_schedule("linear_rate", 100), make_schedule("linear_rate", 1000)
@@ -139,6 +139,16 @@ def test_the_recorded_settings_are_ours():
     for rate in (CONFIG.critic_learning_rate, CONFIG.value_learning_rate):
         np.testing.assert_allclose(ARRAYS["settings/learning_rate"], rate, rtol=1e-6)
     np.testing.assert_allclose(ARRAYS["settings/dpm_t_end"], 1 / DPM.num_steps, rtol=1e-6)  # our first step's time
+
+
+def test_initial_networks():
+    state = jax.jit(edp.make(dataclasses.replace(CONFIG, improvement="iql"), SPEC).init)(jax.random.key(0))
+    parts = {"actor": state.actor.model, "critic": state.critic.model, "value": state.value.model}
+    for name, ours in parts.items():  # activations and frequencies, too
+        assert jax.tree.structure(ours) == jax.tree.structure(network(name))
+    for layers in (parts["actor"].body.layers, parts["critic"].networks.layers, parts["value"].network.layers):
+        assert not any(np.any(layer.bias) for layer in layers)
+        assert 32 * np.var(layers[1].weight) == pytest.approx(1.0, abs=0.2)  # PyTorch has 1 / 3
 
 
 def test_schedule():
@@ -395,7 +405,7 @@ def test_fields_of_one_kind_alone_count(kind, change, name):
 
 
 def test_critics_clipped_together_show():
-    together = after(updates("td3", joint_norm=CONFIG.max_grad_norm)[0], 3, "critic")
+    together = after(updates("td3", joint_norm=1.0)[0], 3, "critic")
     assert distance(together, network("critic", "update3/td3/after/")) > 3 * TOLERANCE
 
 

@@ -113,12 +113,14 @@ def test_the_critic_of_iql_is_bootstrapped_from_the_expectile():
         np.testing.assert_allclose(q_of("iql", member), expected, rtol=0, atol=0.07)
 
 
+@pytest.mark.slow  # three of its updates equal the program's in tests/golden
 def test_td3_finds_the_better_mode():
     improved, clone = shares("td3")
     assert improved > 0.8
     assert abs(clone - 0.5) < SHARE_TOLERANCE and near_a_mode(actions("td3")[1]) > 0.9
 
 
+@pytest.mark.slow
 def test_the_critic_of_td3_is_bootstrapped_from_the_policys_actions():
     training = trained("td3")
     for member in (0, 1):
