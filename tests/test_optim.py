@@ -11,6 +11,7 @@ from diffcps.optim import (
     adam_with_decay,
     clipped_adam,
     descend,
+    each_alone,
     minimise,
     momentum_sgd,
     moving_average,
@@ -112,6 +113,16 @@ def test_the_norm_is_that_of_the_whole_tree():
         np.testing.assert_allclose(norm, np.linalg.norm(gradient), rtol=1e-6)  # reported before clipping
     total = adam_by_hand([LARGE[0] / 5.0, LARGE[1]], [RATE] * 2).sum(axis=0)
     np.testing.assert_allclose([trained.model["a"][0], trained.model["b"][0]], total, rtol=1e-4)
+
+
+def test_each_network_of_an_ensemble_is_clipped_by_its_own_norm():
+    # The first member's gradients have the norms 5 and 0.5, the second's 0.5 and 5.
+    members = np.stack([np.stack(LARGE), np.stack(LARGE[::-1])], axis=1)
+    moves = steps(each_alone(clipped_adam(RATE, 1.0)), members, like=jnp.zeros((2, 2)))
+    for member, gradients in enumerate(([LARGE[0] / 5.0, LARGE[1]], [LARGE[1], LARGE[0] / 5.0])):
+        np.testing.assert_allclose(moves[:, member], adam_by_hand(gradients, [RATE] * 2), rtol=1e-4)
+    together = steps(clipped_adam(RATE, 1.0), members, like=jnp.zeros((2, 2)))  # negative control
+    assert np.max(np.abs(moves - together)) > 0.01
 
 
 def test_an_infinite_norm_does_not_clip():

@@ -42,6 +42,11 @@ def adam_with_decay(learning_rate: Real, weight_decay: Real, decay_steps: int = 
     return optax.adamw(schedule, weight_decay=weight_decay)  # pyright: ignore[reportArgumentType]
 
 
+def each_alone(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimiser for each network of an ensemble (first axis) by itself, which is clipped by its own norm."""
+    return optax.GradientTransformation(jax.vmap(optimiser.init), jax.vmap(optimiser.update))
+
+
 def momentum_sgd(learning_rate: Real, momentum: Real) -> optax.GradientTransformation:
     """Gradient descent with (heavy-ball) momentum: v <- momentum v + g, theta <- theta - rate v."""
     return optax.sgd(learning_rate, momentum)  # pyright: ignore[reportArgumentType]

@@ -102,7 +102,9 @@ class Account:
     """Whether the rows of an episode follow one another: returns and windows rest on it."""
 
 
-RewardTransform = Literal["none", "corl_antmaze", "cql_antmaze", "iql_antmaze", "iql_locomotion", "standardise"]
+RewardTransform = Literal[
+    "none", "corl_antmaze", "cql_antmaze", "iql_antmaze", "iql_locomotion", "min_max", "standardise"
+]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ def test_standardise():
     np.testing.assert_allclose(changed, np.array([-2, 0, 2]) / np.sqrt(8 / 3), rtol=1e-6)
 
 
+def test_min_max():
+    assert tf.min_max(np.array([3, 1, 5, 2], np.float32)).tolist() == [0, -1, 1, -0.5]
+
+
 def test_reward_transforms_of_a_file(rows, write_hdf5):
     # Kept rewards 1, 2, 3 | 4, 5 | 7 (see test_readers): returns 6, 9, 7; mean 22 / 6.
     path = write_hdf5(rows)
@@ -44,6 +48,7 @@ def test_reward_transforms_of_a_file(rows, write_hdf5):
         "cql_antmaze": 4 * reward - 2,
         "iql_antmaze": reward - 1,
         "iql_locomotion": reward * 1000 / 3,
+        "min_max": (reward - 4) / 3,
         "standardise": (reward - 22 / 6) / np.sqrt(104 / 6 - (22 / 6) ** 2),
     }
     for name, value in expected.items():
@@ -55,7 +60,11 @@ def test_reward_transforms_of_a_file(rows, write_hdf5):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("standardise", "all rewards are equal"), ("iql_locomotion", "needs episodes of different return")],
+    [
+        ("standardise", "all rewards are equal"),
+        ("min_max", "all rewards are equal"),
+        ("iql_locomotion", "needs episodes of different return"),
+    ],
 )
 def test_undefined_reward_transforms(rows, write_hdf5, name, part):
     rows["rewards"][:] = 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcps.diffusion.process import add_noise, predict_x0
+from diffcps.diffusion.process import add_noise, clip_noise, predict_x0
 from diffcps.diffusion.schedule import ScheduleName, make_schedule, schedule_from_betas
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -36,6 +36,16 @@ def test_predict_x0_by_hand(strict_promotion):
     xt, eps = jnp.array([[2.0], [2.2]]), jnp.array([[1.0], [-1.0]])
     x0 = predict_x0(BY_HAND, xt, jnp.array([0, 1]), eps)
     np.testing.assert_allclose(x0, [[(2.0 - 0.6) / 0.8], [(2.2 + 0.8) / 0.6]], rtol=1e-6)
+
+
+def test_clip_noise_by_hand(strict_dtypes):
+    # x_0 = (2 - 0.6 eps) / 0.8 is in the box for eps from 2 to 14 / 3, x_0 = (-1 - 0.8 eps) / 0.6 from -2 to -0.5.
+    xt, t = jnp.array([[2.0] * 3, [-1.0] * 3]), jnp.array([0, 1])
+    eps = clip_noise(BY_HAND, xt, t, jnp.array([[1.0, 3.0, 5.0], [-3.0, -1.0, 0.0]]))
+    np.testing.assert_allclose(eps, [[2.0, 3.0, 14.0 / 3.0], [-2.0, -1.0, -0.5]], rtol=1e-6)
+    np.testing.assert_allclose(predict_x0(BY_HAND, xt, t, eps)[:, ::2], [[1.0, -1.0], [1.0, -1.0]], rtol=1e-5)
+    shared = clip_noise(BY_HAND, xt[:1], jnp.asarray(0), jnp.array([[1.0, 3.0, 5.0]]))
+    np.testing.assert_array_equal(shared, eps[:1])
 
 
 @given(schedules, st.integers(1, 60), st.integers(0, 2**31), st.data())

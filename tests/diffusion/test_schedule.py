@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcps.diffusion.schedule import cosine_betas, linear_betas, make_schedule, schedule_from_betas, vp_betas
+from diffcps.diffusion.schedule import (
+    cosine_betas,
+    linear_betas,
+    linear_rate_betas,
+    log_alpha_between,
+    make_schedule,
+    schedule_from_betas,
+    vp_betas,
+)
+from diffcps.types import UserError
 
 # Constants are computed in float64 and rounded once (2^-24 = 6e-8).
 assert_float32 = partial(np.testing.assert_allclose, rtol=3e-7)
@@ -39,6 +48,23 @@ def test_vp_betas_by_the_integral_of_the_rate():
 def test_linear_betas_by_hand():
     np.testing.assert_allclose(linear_betas(5), [0.0001, 0.005075, 0.01005, 0.015025, 0.02], rtol=1e-12)
     np.testing.assert_allclose(linear_betas(3, 0.1, 0.4), [0.1, 0.25, 0.4], rtol=1e-12)
+
+
+def test_linear_rate_betas_by_hand():
+    np.testing.assert_allclose(linear_rate_betas(100)[[0, 99]], [1e-3, 0.2], rtol=1e-12)
+    np.testing.assert_allclose(linear_rate_betas(3, 0.1, 0.5), [0.1 / 3, 0.1, 0.5 / 3], rtol=1e-12)
+    np.testing.assert_allclose(linear_rate_betas(1000), linear_betas(1000), rtol=1e-12)
+    for num_steps in (25, 400):  # the sum of all betas is that of the rates' ends, whatever T
+        assert np.sum(linear_rate_betas(num_steps)) == pytest.approx(10.05)
+    with pytest.raises(UserError, match=r"num_steps is 20: schedule linear_rate needs more than 20, .* schedule vp"):
+        make_schedule("linear_rate", 20)
+
+
+def test_log_alpha_between_steps_by_hand():
+    schedule = schedule_from_betas(np.array([0.36, 0.4375, 0.5]))  # alpha = 0.8, 0.6, sqrt(0.18)
+    low, high = math.log(0.8), math.log(0.6)
+    expected = [low, 0.75 * low + 0.25 * high, high, 0.5 * high + 0.25 * math.log(0.18)]
+    np.testing.assert_allclose(log_alpha_between(schedule, np.array([0.0, 0.25, 1.0, 1.5])), expected, rtol=1e-6)
 
 
 def test_cosine_betas_by_the_half_angle():
@@ -76,8 +102,10 @@ def test_posterior_is_the_product_of_two_gaussians(betas):
     assert schedule.posterior_std[0] == pytest.approx(1e-10, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["vp", "linear", "cosine"])
-@pytest.mark.parametrize("num_steps", [1, 5, 100])
+@pytest.mark.parametrize(
+    ("name", "num_steps"),
+    [(name, num_steps) for name in ("vp", "linear", "cosine") for num_steps in (1, 5, 100)] + [("linear_rate", 100)],
+)
 def test_every_schedule_adds_noise_at_every_step(name, num_steps):
     schedule = make_schedule(name, num_steps)
     assert schedule.num_steps == num_steps
@@ -91,6 +119,7 @@ def test_names_select_their_betas():
     np.testing.assert_array_equal(make_schedule("vp", 7).beta, vp_betas(7).astype(np.float32))
     np.testing.assert_array_equal(make_schedule("linear", 7).beta, linear_betas(7).astype(np.float32))
     np.testing.assert_array_equal(make_schedule("cosine", 7).beta, cosine_betas(7).astype(np.float32))
+    np.testing.assert_array_equal(make_schedule("linear_rate", 30).beta, linear_rate_betas(30).astype(np.float32))
 
 
 def test_golden_constants(golden):

@@ -62,6 +62,28 @@ def test_sinusoidal_embedding_by_hand():
     angles = np.array([[0.0, 0.0, 0.0], [7.0, 0.07, 7e-4]])
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
     np.testing.assert_allclose(sinusoidal_embedding(jnp.array([0, 7]), 6), expected, rtol=1e-5)
+    # Without the endpoint size 4 has 1 and 10000^(-1/2), at times that need not be whole, too.
+    expected = [math.sin(2.5), math.sin(0.025), math.cos(2.5), math.cos(0.025)]
+    np.testing.assert_allclose(sinusoidal_embedding(jnp.asarray(2.5), 4, endpoint=False), expected, rtol=1e-6)
+
+
+def test_times_of_a_table_need_not_be_whole():
+    xt, _, observation = make_batch(6, (6,))
+    table = jnp.array([2.25, 3.0])
+    at_times = eqx.filter_jit(lambda denoiser, row: denoiser.given_at(observation, table)(xt, row))
+    row, whole = jnp.asarray(0), jnp.asarray(3)
+    expected = evaluate(DENOISER, xt, whole, observation)
+    np.testing.assert_allclose(at_times(DENOISER, row + 1), expected, rtol=0, atol=1e-6)
+    # And frequencies without the endpoint.
+    other = eqx.filter_jit(Denoiser)(SPEC, 8, 2, 6, jax.random.key(0), endpoint=False)
+
+    @eqx.filter_jit
+    def joined(denoiser):
+        time = denoiser.time(sinusoidal_embedding(table[0], 6, endpoint=False))
+        return denoiser.body(jnp.concatenate([xt, jnp.broadcast_to(time, (6, 6)), observation], axis=-1))
+
+    np.testing.assert_allclose(at_times(other, row), joined(other), rtol=0, atol=1e-6)
+    assert np.max(np.abs(at_times(DENOISER, row) - joined(other))) > 1e-4
 
 
 def test_one_time_step_for_the_whole_batch():

@@ -103,6 +103,10 @@ antmaze-large-diverse 0.05
 """
 
 
+# EDP's program (diffusion/hps.py and trainer.py at b019648): clip; it has the rows of Diffusion-QL's table.
+EDP_REWARDS = {"antmaze": "cql_antmaze", "pen": "min_max", "kitchen": "min_max"}
+
+
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
 
@@ -146,6 +150,14 @@ def test_diffusion_bc_has_the_learning_rates_of_the_same_table():
     presets = presets_of("diffusion_bc")
     found = {task: (preset.reward, preset.fields) for task, preset in presets.items()}
     assert found == {row[0]: (reward(row[0]), {"learning_rate": float(row[1])}) for row in rows(DIFFUSION_QL)}
+
+
+def test_edp_has_the_clips_of_the_same_table():
+    found = {task: (preset.reward, preset.fields) for task, preset in presets_of("edp").items()}
+    assert found == {
+        task: (EDP_REWARDS.get(task.split("-")[0], "none"), {"max_grad_norm": float(clip)})
+        for task, _, _, _, clip in rows(DIFFUSION_QL)
+    }
 
 
 # CQL as CORL runs it (configs/offline/cql at eeeeef2): w, the policy's rate, the transform of the rewards.

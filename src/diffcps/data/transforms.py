@@ -35,12 +35,14 @@ def transform_reward(dataset: Dataset, name: RewardTransform, factor: float = 1.
                 changed = iql_antmaze(reward)
             case "iql_locomotion":
                 changed = iql_locomotion(reward, np.asarray(dataset.terminal) | np.asarray(dataset.timeout))
+            case "min_max":
+                changed = min_max(reward)
             case "standardise":
                 changed = standardise(reward)
             case _:
                 raise UserError(
                     f"unknown reward transform {name!r}; "
-                    "take none, corl_antmaze, cql_antmaze, iql_antmaze, iql_locomotion or standardise"
+                    "take none, corl_antmaze, cql_antmaze, iql_antmaze, iql_locomotion, min_max or standardise"
                 )
     except UserError as error:
         raise UserError(f"{dataset.info.source}: {error}") from None
@@ -73,6 +75,18 @@ def iql_locomotion(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
     if span == 0:
         raise UserError("reward transform iql_locomotion needs episodes of different return; all are equal, take none")
     return (reward * (1000.0 / span)).astype(np.float32)
+
+
+def min_max(reward: np.ndarray) -> np.ndarray:
+    """2 (r - min) / (max - min) - 1 over all rows, (n,) -> (n,): from -1 to 1.
+
+    Raises `UserError` where the rewards are constant. Reference: the program of EDP (arXiv:2305.20081).
+    """
+    exact = reward.astype(np.float64)
+    low, high = exact.min(), exact.max()
+    if low == high:
+        raise UserError("reward transform min_max divides by the range of the rewards; all rewards are equal")
+    return (2.0 * (exact - low) / (high - low) - 1.0).astype(np.float32)
 
 
 def standardise(reward: np.ndarray) -> np.ndarray:

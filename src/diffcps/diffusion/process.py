@@ -22,3 +22,12 @@ def predict_x0(
     """The x_0 from which `eps` would have led to x_t: the inverse of `add_noise`. Reference: DDPM, below eq. 15."""
     alpha_bar = jnp.asarray(schedule.alpha_bar)[t][..., None]
     return xt / jnp.sqrt(alpha_bar) - jnp.sqrt(1.0 / alpha_bar - 1.0) * eps
+
+
+def clip_noise(
+    schedule: Schedule, xt: Float[Array, "*b d"], t: Int[Array, "*#b"], eps: Float[Array, "*b d"], clip: float = 1.0
+) -> Float[Array, "*b d"]:
+    """`eps`, clipped to where the x_0 that it implies lies in [-clip, clip]."""
+    alpha_bar = jnp.asarray(schedule.alpha_bar)[t][..., None]
+    alpha, std = jnp.sqrt(alpha_bar), jnp.sqrt(1.0 - alpha_bar)
+    return jnp.clip(eps, (xt - alpha * clip) / std, (xt + alpha * clip) / std)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-ScheduleName = Literal["vp", "linear", "cosine"]
+from diffcps.types import UserError
+
+ScheduleName = Literal["vp", "linear", "cosine", "linear_rate"]
 
 
 class Schedule(NamedTuple):
@@ -41,6 +44,22 @@ def linear_betas(num_steps: int, beta_first: float = 1e-4, beta_last: float = 2e
     return np.linspace(beta_first, beta_last, num_steps, dtype=np.float64)
 
 
+def linear_rate_betas(num_steps: int, rate_first: float = 0.1, rate_last: float = 20.0) -> np.ndarray:
+    """Evenly spaced betas from rate_first / T to rate_last / T: of T = 1000 steps they are `linear_betas`.
+
+    Their sum does not depend on T, where that of `linear_betas` grows with it. Raises `UserError` where T is so small
+    that the last beta would reach 1.
+    Reference: the VP-SDE's rate of noise (arXiv:2011.13456) in steps of 1/T, as in the program of EDP
+    (arXiv:2305.20081).
+    """
+    if num_steps <= rate_last:
+        raise UserError(
+            f"num_steps is {num_steps}: schedule linear_rate needs more than {rate_last:g}, as its last beta is "
+            f"{rate_last:g} / num_steps; take schedule vp for fewer"
+        )
+    return np.linspace(rate_first / num_steps, rate_last / num_steps, num_steps, dtype=np.float64)
+
+
 def cosine_betas(num_steps: int, offset: float = 0.008, beta_max: float = 0.999) -> np.ndarray:
     """alpha_bar(i) proportional to cos^2(pi/2 (i/T + s) / (1 + s)), each beta at most `beta_max`.
 
@@ -68,5 +87,14 @@ def schedule_from_betas(betas: np.ndarray) -> Schedule:
 
 def make_schedule(name: ScheduleName, num_steps: int) -> Schedule:
     """The schedule of T = `num_steps` steps with the betas of the given name."""
-    betas = {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas}[name]
+    betas = {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas, "linear_rate": linear_rate_betas}[name]
     return schedule_from_betas(betas(num_steps))
+
+
+def log_alpha_between(schedule: Schedule, index: Float[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
+    """log alpha = log(alpha_bar) / 2 at indices that need not be whole: linear between those that are, in float64.
+
+    Reference: how DPM-Solver (arXiv:2206.00927) takes a model of discrete time for one of continuous time.
+    """
+    log_alpha = 0.5 * np.log(schedule.alpha_bar.astype(np.float64))
+    return np.interp(index, np.arange(schedule.num_steps), log_alpha)

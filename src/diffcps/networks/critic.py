@@ -22,13 +22,20 @@ class QNetwork(eqx.Module):
 
 
 class VNetwork(eqx.Module):
-    """V(s), with ReLU; of the normalised observation where `normed`."""
+    """V(s); of the normalised observation where `normed`."""
 
     network: MLP | NormedMLP
 
-    def __init__(self, spec: Spec, hidden: tuple[int, ...], key: Key, normed: bool = False):
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: tuple[int, ...],
+        key: Key,
+        normed: bool = False,
+        activation: Activation = jax.nn.relu,
+    ):
         sizes = (spec.observation_size, *hidden, 1)
-        self.network = NormedMLP(sizes, key) if normed else MLP(sizes, key, jax.nn.relu)
+        self.network = (NormedMLP if normed else MLP)(sizes, key, activation)
 
     def __call__(self, observation: Float[Array, "*b obs"]) -> Float[Array, "*b"]:
         return self.network(observation)[..., 0]
