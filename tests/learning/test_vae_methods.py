@@ -12,10 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.types import Dataset
 from tests.problems import MODES, NUM_ACTIONS, SPREAD, STATES, Training, dataset_of
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL: dict[str, Any] = {"width": 32, "second_width": 32, "vae_width": 64, "warm_up_updates": 100}
 

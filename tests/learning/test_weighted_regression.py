@@ -80,7 +80,12 @@ def test_v_is_the_expectile_of_what_was_paid():
 
 @pytest.mark.parametrize(
     ("name", "field", "values"),
-    [("iql", "inverse_temperature", (0.0, 1.0, 3.0)), ("awac", "temperature", (10.0, 1.0, 0.3333))],
+    [
+        pytest.param(
+            "iql", "inverse_temperature", (0.0, 1.0, 3.0), marks=pytest.mark.slow
+        ),  # the same weights as AWAC's
+        ("awac", "temperature", (10.0, 1.0, 0.3333)),
+    ],
 )
 def test_the_policy_weighs_the_modes_by_their_advantages(name, field, values):
     # Q is 1 in one mode and 0 in the other, so that the ratio of their weights is exp(beta), whatever V is.

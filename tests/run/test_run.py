@@ -117,10 +117,15 @@ def test_list_cite_and_help(capsys):
     assert "hopper-medium-replay" in capsys.readouterr().out
     assert main(["cite", "diffcps"]) == 0
     assert "2310.05333" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "diffcps", "--help"])
-    assert stop.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
+    for words, says in (
+        (["--version"], "diffcps 0."),
+        (["train", "diffcps", "--help"], "usage: diffcps train diffcps"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert text.startswith(says)
     assert "Bound kappa on the denoising loss L_c" in text and "[0.05]" in text
 
 

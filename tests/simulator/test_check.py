@@ -154,7 +154,7 @@ FAULTS = {
 }
 
 
-OF_A_KIND = {"observation", "both", "late reward", "negated", "late action", "not on"}
+OF_A_KIND = {"observation", "both observations", "both", "late reward", "negated", "late action", "not on"}
 """Faults whose like is checked in every run; they are checked on request."""
 
 

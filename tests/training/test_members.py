@@ -76,6 +76,7 @@ def test_the_grain_of_the_calls_changes_nothing(dataset):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow  # the contract maps over every real-valued field
 def test_a_swept_value_acts_as_if_configured(dataset):
     swept, _ = run(dataset, [0], 30, 30, {"kappa": [0.01, 5.0], "discount": [0.5]})
     single = program(dataset, expand([0], {}), dataclasses.replace(SMALL, kappa=5.0, discount=0.5))

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 from diffcps.cli.console import Parser, complain, warnings_in_one_line
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     from diffcps.cli import data, evaluate, methods, reproduce, train
 
     parser = Parser(prog="diffcps", description="Offline reinforcement learning with diffusion policies.")
+    parser.add_argument("--version", action="version", version=f"diffcps {version('diffcps')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for module in (train, evaluate, data, reproduce, methods):
         module.add(commands)

@@ -118,7 +118,8 @@ def _colours(record: RunRecord, members: Sequence[Member]) -> Colours:
 
 def _draw_scores(axes: Axes, scores: Sequence[Point], record: RunRecord, colours: Colours) -> None:
     _draw(axes, scores, record, colours)
-    title = f"Score: mean return of {record.settings.episodes} episodes"
+    count = record.settings.episodes
+    title = f"Score: mean return of {count} episodes" if count > 1 else "Score: return of an episode"
     if record.data_return is not None:
         axes.axhline(record.data_return, color=INK, linewidth=1, linestyle="--")
         title += ", and of the data's episodes (dashed)"
