@@ -31,8 +31,8 @@ METHODS: Mapping[str, ToyMethod] = {
         GREEN,
         ("figure1", "figure5", "figure6"),
         # The mean of several actions of a ring lies inside it. Choosing one of the candidates is SfBC's policy, and
-        # stays.
-        circle={"averaged_actions": 1},
+        # stays. Its network of 512 units would train longer than all other methods together.
+        circle={"averaged_actions": 1, "behaviour_width": 128},
     ),
     "diffusion_ql": ToyMethod("Diffusion-QL", ORANGE, ("figure1", "figure5", "figure6")),
     "diffcps": ToyMethod(
