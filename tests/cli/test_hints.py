@@ -116,6 +116,7 @@ USELESS = [
     ("--observation-keys", "a"),
     ("--timeout-next", "none"),
     ("--action-units", "scaled"),
+    ("--top-episodes", "0.1"),
     ("--reward", "standardise"),
     ("--reward-scale", "2"),
     ("--normalise-observation",),
@@ -158,6 +159,31 @@ def test_hints_about_what_data_lack_lead_on(tmp_path, capsys):
     assert main(["train", "td3_bc", *words]) == 2
     assert "clone the behaviour with bc or diffusion_bc" in capsys.readouterr().err
     assert main(["train", "bc", *words]) == 0
+
+
+def test_hints_about_what_diverged_lead_on(tmp_path, capsys):
+    data, arrays = str(tmp_path / "data.npz"), walk()
+    for name in ("observations", "next_observations"):
+        arrays[name] = 1e7 * arrays[name]
+    np.savez(data, **arrays)  # pyright: ignore[reportArgumentType]
+    words = [
+        "train",
+        "td3_bc",
+        "--dataset",
+        data,
+        "--env",
+        "none",
+        "--width",
+        "4",
+        "--updates",
+        "2",
+        "--eval-every",
+        "2",
+    ]
+    assert main([*words, "--log-every", "2", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "diverged" in said and "try --normalise-observation" in said
+    assert main([*words, "--log-every", "2", "--out", str(tmp_path / "other"), "--normalise-observation"]) == 0
 
 
 def test_a_table_without_a_header(tmp_path, capsys):

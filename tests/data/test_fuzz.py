@@ -186,7 +186,7 @@ def test_small_files_load_with_a_true_account_or_are_refused_in_one_line(recipe)
         try:
             summary = diffcps.train(config, dataset, fit, out=folder / "run")
         except UserError as error:  # observations of 1e5, as they are: the line leads on
-            assert "\n" not in str(error) and "diverged" in str(error) and "add --normalise-observation" in str(error)
+            assert "\n" not in str(error) and "diverged" in str(error) and "try --normalise-observation" in str(error)
             assert recipe.scale > 1000.0
             dataset = load_dataset(path, clip_actions=recipe.outside, normalise_observation=True)
             summary = diffcps.train(config, dataset, fit, out=folder / "normalised")

@@ -17,7 +17,7 @@ from diffcps.diffusion.vp_sde import alpha_and_std, log_alpha, perturbed
 from diffcps.networks.critic import Critic
 from diffcps.networks.residual import fixed_features
 from diffcps.networks.score import EnergyNetwork, ScoreUNet
-from diffcps.policies.score import Chain, chain_through, denoise_by, even_chain, sample_chain
+from diffcps.policies.score import Chain, chain_through, denoise_by, even_chain, sample_actions, sample_chain
 from diffcps.rl.bellman import mean_critic_loss
 from diffcps.rl.improvement import softmax_value
 from diffcps.types import Metrics, Real, Transition
@@ -181,7 +181,7 @@ def test_support_actions():
     both = jnp.stack([BATCH.observation, BATCH.next_observation])
     noise = jnp.stack([array("support/start"), array("next_support/start")])
     chain = even_chain(CONFIG.num_steps, 2, "data")
-    action, following = jax.jit(partial(qgpo.actions_of, BEHAVIOUR, FREQUENCY, chain))(both, noise)
+    action, following = jax.jit(partial(sample_actions, BEHAVIOUR, FREQUENCY, chain))(both, noise)
     close(action, SUPPORT)
     close(following, NEXT_SUPPORT)
     assert np.abs(action).max() > 1.05  # they are not clipped

@@ -105,6 +105,21 @@ def test_losses(found):
     np.testing.assert_allclose(losses, ARRAYS["metrics/critic_loss"], rtol=0, atol=1e-5)
 
 
+def test_the_chain_and_the_times_are_the_programs(monkeypatch):
+    """DPM-Solver of order 3 for noise in 15 calls; times from 1e-5 on."""
+    chains = []
+    monkeypatch.setattr(sfbc, "sample_actions", lambda *arguments: chains.append(arguments[2]) or arguments[-1])
+    made = sfbc.make(sfbc.Config(width=8, behaviour_width=8, behaviour_depth=1, num_features=200), SPEC)
+    state = jax.jit(made.init)(jax.random.key(0))
+    assert 20.0 < np.std(state.frequency) < 40.0  # of N(0, 30^2), a hundred
+    made.act(state, jnp.zeros(SPEC.observation_size), jax.random.key(1))
+    (chain,) = chains
+    assert chain.predicts == "noise"
+    np.testing.assert_array_equal(np.diff(np.append(np.flatnonzero(chain.solver.starts), 15)), (3, 3, 3, 3, 2, 1))
+    t = sfbc.draw(jnp.zeros((100_000, 1)), jax.random.key(2)).t
+    assert 1e-5 <= t.min() < 1e-4 and 0.999 < t.max() <= 1.0
+
+
 def test_small_departures_show(monkeypatch):
     monkeypatch.setattr(sfbc, "candidates", recorded_candidates)
 

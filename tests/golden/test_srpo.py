@@ -97,8 +97,8 @@ def behaviour_draws(update: str = "") -> srpo.BehaviourDraws:
     return srpo.BehaviourDraws(array(f"{update}behavior_loss/t"), array(f"{update}behavior_loss/z"), jnp.asarray(keep))
 
 
-def policy_draws(update: str = "", group: str = "policy_loss") -> srpo.PolicyDraws:
-    return srpo.PolicyDraws(array(f"{update}{group}/t"), array(f"{update}{group}/z"))
+def policy_draws(update: str = "", group: str = "policy_loss") -> srpo.Draws:
+    return srpo.Draws(array(f"{update}{group}/t"), array(f"{update}{group}/z"))
 
 
 FREQUENCY = array("behavior/embed.0.W")

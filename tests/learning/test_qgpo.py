@@ -30,7 +30,7 @@ from tests.problems import MODES, NUM_ACTIONS, SPREAD, dataset_of, near_a_mode
 )
 def test_impossible_sizes_are_refused(changes, line):
     with pytest.raises(UserError, match=line):
-        qgpo.make(qgpo.Config(**changes), Spec(1, 1))
+        jax.eval_shape(qgpo.make(qgpo.Config(**changes), Spec(1, 1)).init, jax.random.key(0))
 
 
 # --- The exact energy leads the exact score to the tilted law ---

@@ -25,24 +25,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.vp_sde import perturbed
+from diffcps.diffusion.vp_sde import Draws, draw_between, perturbed
 from diffcps.networks.critic import Critic
-from diffcps.networks.residual import fixed_features
-from diffcps.networks.score import EnergyNetwork, ScoreUNet
+from diffcps.networks.residual import fixed_features, fixed_frequencies
+from diffcps.networks.score import EnergyNetwork, ScoreUNet, unet_widths
 from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.policies.score import (
-    FREQUENCY_STD,
     Chain,
-    DrawFunction,
-    Draws,
     behaviour_loss,
     denoise_by,
-    draw_between,
     even_chain,
     features_of,
-    frequencies_for,
+    sample_actions,
     sample_chain,
-    unet_widths,
 )
 from diffcps.rl.bellman import CRITIC_METRICS, mean_critic_loss, td_target
 from diffcps.rl.improvement import repeated, softmax_value
@@ -173,17 +168,6 @@ def sample_supported(dataset: Dataset, key: Key, batch_size: int) -> Supported:
 # --- Support actions ---
 
 
-def actions_of(
-    behaviour: ScoreUNet,
-    frequency: Float[Array, " half"],
-    chain: Chain,
-    observation: Float[Array, "*b obs"],
-    noise: Float[Array, "*b k act"],
-) -> Float[Array, "*b k act"]:
-    """k actions a_j ~ mu_theta(. | s) for each observation, not clipped, one for each of its rows of noise."""
-    return sample_chain(chain, denoise_by(behaviour, frequency, chain, observation[..., None, :]), noise)
-
-
 def support_of(
     behaviour: ScoreUNet,
     frequency: Float[Array, " half"],
@@ -198,7 +182,7 @@ def support_of(
         index, observation, next_observation = row
         noise = jax.random.normal(jax.random.fold_in(key, index), (2, *shape))
         both = jnp.stack([observation, next_observation])
-        action, next_action = actions_of(behaviour, frequency, chain, both, noise)
+        action, next_action = sample_actions(behaviour, frequency, chain, both, noise)
         return Support(action, next_action)
 
     rows = jnp.arange(dataset.size), dataset.observation, dataset.next_observation
@@ -291,11 +275,10 @@ def guided(
     return guided_denoise
 
 
-def new_networks(
-    spec: Spec, config: Config, widths: tuple[int, ...], key: Key
-) -> tuple[ScoreUNet, Critic, EnergyNetwork]:
+def new_networks(spec: Spec, config: Config, key: Key) -> tuple[ScoreUNet, Critic, EnergyNetwork]:
     """Behaviour model, critics and guidance, of the sizes of the config."""
     key_behaviour, key_critic, key_guidance = jax.random.split(key, 3)
+    widths = unet_widths(config.behaviour_width, config.behaviour_depth)
     return (
         ScoreUNet(spec, widths, config.num_features, widths[-1], key_behaviour),
         Critic(spec, (config.width,) * config.depth, key_critic, jax.nn.relu),
@@ -303,9 +286,8 @@ def new_networks(
     )
 
 
-def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], Key], Draws] = draw) -> Algorithm[State]:
     """QGPO for the given sizes. Real-valued fields of `config` may be traced arrays."""
-    widths, half = unet_widths(config.behaviour_width, config.behaviour_depth), frequencies_for(config.num_features)
     unclipped = float("inf")
     behaviour_optimiser = clipped_adam(config.behaviour_learning_rate, unclipped)
     critic_optimiser = clipped_adam(config.critic_learning_rate, unclipped)
@@ -315,8 +297,8 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
 
     def init(key: Key) -> State:
         key_networks, *keys = jax.random.split(key, 3)
-        behaviour, critic, guidance = new_networks(spec, config, widths, key_networks)
-        frequencies = [FREQUENCY_STD * jax.random.normal(key, (half,)) for key in keys]
+        behaviour, critic, guidance = new_networks(spec, config, key_networks)
+        frequencies = [fixed_frequencies(config.num_features, key) for key in keys]
         return State(
             behaviour=start(behaviour_optimiser, behaviour),
             frequency=frequencies[0],

@@ -14,6 +14,7 @@ Where this differs from the authors' program: docs/algorithms/sfbc.md, "Deviatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,22 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from diffcps.diffusion.vp_sde import Draws, draw_between
 from diffcps.networks.critic import Critic
-from diffcps.networks.score import ScoreUNet
+from diffcps.networks.residual import fixed_frequencies
+from diffcps.networks.score import ScoreUNet, unet_widths
 from diffcps.optim import Trained, clipped_adam, minimise, start
-from diffcps.policies.score import (
-    FREQUENCY_STD,
-    Chain,
-    DrawFunction,
-    Draws,
-    behaviour_loss,
-    denoise_by,
-    draw_between,
-    even_chain,
-    frequencies_for,
-    sample_chain,
-    unet_widths,
-)
+from diffcps.policies.score import Chain, behaviour_loss, even_chain, sample_actions
 from diffcps.rl.bellman import critic_loss
 from diffcps.rl.improvement import repeated, softmax_value
 from diffcps.rl.replay import Labelled, sample_labelled, sample_transitions, transitions
@@ -136,7 +127,7 @@ class State(NamedTuple):
     return_std: Scalar
 
 
-def draw(action: Float[Array, "b *k act"], key: Key) -> Draws:
+def draw(action: Float[Array, "b act"], key: Key) -> Draws:
     """The random numbers of one update that perturbs these actions."""
     return draw_between(TIMES, action, key)
 
@@ -152,7 +143,7 @@ def candidates(
 ) -> tuple[Float[Array, "*b k act"], Float[Array, "*b k"]]:
     """`count` actions of the behaviour model for each observation, not clipped, and Q of them."""
     noise = jax.random.normal(key, (*observation.shape[:-1], count, behaviour.action_size))
-    action = sample_chain(chain, denoise_by(behaviour, frequency, chain, observation[..., None, :]), noise)
+    action = sample_actions(behaviour, frequency, chain, observation, noise)
     return action, critic(repeated(observation, count), action)[0]
 
 
@@ -188,25 +179,25 @@ def mean_of_chosen(
     return jnp.mean(jnp.take_along_axis(action, chosen[..., None], axis=-2), axis=-2)
 
 
-def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key], Draws] = draw) -> Algorithm[State]:
     """SfBC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     if config.averaged_actions > config.num_candidates:
         raise UserError(
             f"averaged_actions is {config.averaged_actions}, num_candidates {config.num_candidates}: "
             "no more candidates can be averaged than there are"
         )
-    widths, half = unet_widths(config.behaviour_width, config.behaviour_depth), frequencies_for(config.num_features)
     chain = even_chain(config.num_steps, SOLVER_ORDER, "noise")
     actor_optimiser = clipped_adam(config.actor_learning_rate, config.max_grad_norm)
     critic_optimiser = clipped_adam(config.critic_learning_rate, config.max_grad_norm)
 
     def init(key: Key) -> State:
         key_actor, key_critic, key_frequency = jax.random.split(key, 3)
+        widths = unet_widths(config.behaviour_width, config.behaviour_depth)
         actor = ScoreUNet(spec, widths, config.num_features, widths[-1], key_actor)
         critic = Critic(spec, (config.width,) * config.critic_depth, key_critic, jax.nn.silu, size=1)
         return State(
             actor=start(actor_optimiser, actor),
-            frequency=FREQUENCY_STD * jax.random.normal(key_frequency, (half,)),
+            frequency=fixed_frequencies(config.num_features, key_frequency),
             critic=start(critic_optimiser, critic),
             initial_critic=critic,
             return_mean=jnp.float32(0.0),

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffcps.diffusion.vp_sde import alpha_and_std, perturbed
+from diffcps.diffusion.vp_sde import Draws, alpha_and_std, draw_between, perturbed
 from diffcps.networks.critic import Critic, VNetwork
 from diffcps.networks.gaussian import Deterministic
-from diffcps.networks.residual import ContinuousDenoiser, fixed_features
+from diffcps.networks.residual import ContinuousDenoiser, fixed_features, fixed_frequencies
 from diffcps.optim import Trained, adam_with_decay, clipped_adam, minimise, moving_average, start
 from diffcps.policies.gaussian import squared_error
 from diffcps.rl.bellman import CRITIC_METRICS, mean_critic_loss, td_target
@@ -45,8 +45,6 @@ CITATION = """@inproceedings{chen2024srpo,
 
 BEHAVIOUR_TIMES, POLICY_TIMES = (1e-3, 1.0), (0.02, 0.98)
 """Between which diffusion times are drawn, uniformly, for the behaviour model and for the policy (authors' program)."""
-FREQUENCY_STD = 30.0
-"""Standard deviation of the fixed frequencies of the time features (authors' program)."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,6 @@ class BehaviourDraws(NamedTuple):
     """Units that dropout leaves in, for each block."""
 
 
-class PolicyDraws(NamedTuple):
-    """All randomness of an update of the policy."""
-
-    t: Float[Array, " b"]
-    z: Float[Array, "b act"]
-
-
 def draw_behaviour(config: Config, batch: Transition, key: Key) -> BehaviourDraws:
     """The random numbers of one update of the behaviour model."""
     key_t, key_z, key_keep = jax.random.split(key, 3)
@@ -145,12 +136,9 @@ def draw_behaviour(config: Config, batch: Transition, key: Key) -> BehaviourDraw
     )
 
 
-def draw_policy(batch: Transition, key: Key) -> PolicyDraws:
+def draw_policy(batch: Transition, key: Key) -> Draws:
     """The random numbers of one update of the policy."""
-    key_t, key_z = jax.random.split(key)
-    low, high = POLICY_TIMES
-    t = jax.random.uniform(key_t, batch.action.shape[:1], minval=low, maxval=high)
-    return PolicyDraws(t, jax.random.normal(key_z, batch.action.shape))
+    return draw_between(POLICY_TIMES, batch.action, key)
 
 
 def behaviour_loss(
@@ -182,7 +170,7 @@ def policy_loss(
     frequency: Float[Array, " half"],
     critic: Critic,
     batch: Transition,
-    draws: PolicyDraws,
+    draws: Draws,
     config: Config,
 ) -> tuple[Scalar, tuple[Scalar, Scalar]]:
     """E[(sigma_t^2 eps_omega(a_t, s, t) - beta grad_a Q(s, a)) a], the bracket held fixed; also both terms' sizes.
@@ -206,7 +194,7 @@ def make(
     config: Config,
     spec: Spec,
     draw_behaviour: Callable[[Config, Transition, Key], BehaviourDraws] = draw_behaviour,
-    draw_policy: Callable[[Transition, Key], PolicyDraws] = draw_policy,
+    draw_policy: Callable[[Transition, Key], Draws] = draw_policy,
 ) -> Algorithm[State]:
     """SRPO for the given sizes. Real-valued fields of `config` may be traced arrays."""
     unclipped = float("inf")
@@ -222,7 +210,7 @@ def make(
         critic = Critic(spec, hidden, keys[3], jax.nn.relu)
         return State(
             behaviour=start(behaviour_optimiser, ContinuousDenoiser(spec, *sizes, keys[0])),
-            frequency=FREQUENCY_STD * jax.random.normal(keys[1], (config.num_features // 2,)),
+            frequency=fixed_frequencies(config.num_features, keys[1]),
             value=start(value_optimiser, VNetwork(spec, hidden, keys[2])),
             critic=start(critic_optimiser, critic),
             target_critic=critic,

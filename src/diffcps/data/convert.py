@@ -46,10 +46,10 @@ def convert(
     path = _place_of(target)
     if path.exists() and not overwrite:
         raise UserError(f"{target}: is there already ({path}); choose another name, or replace it with --overwrite")
-    if reading != replace(reading, reward="none", reward_scale=1.0, normalise_observation=False):
+    if reading != replace(reading, top_episodes=1.0, reward="none", reward_scale=1.0, normalise_observation=False):
         raise UserError(
-            f"{source}: rewards and observations are converted as they are: leave --reward, --reward-scale and "
-            "--normalise-observation for the training"
+            f"{source}: all episodes are converted, rewards and observations as they are: leave --top-episodes, "
+            "--reward, --reward-scale and --normalise-observation for the training"
         )
     raw, rows, ends, task = read(source, reading, task)
     info = DatasetInfo(source, raw.sha256, raw.environment, raw.reference_min, raw.reference_max, task=task)

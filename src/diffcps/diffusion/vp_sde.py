@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffcps.types import Stored
+from diffcps.types import Key, Stored
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
 """The rate of noise beta(t) rises linearly between them."""
@@ -28,3 +31,19 @@ def perturbed(x0: Float[Array, "*b d"], t: Float[Array, "*b"], eps: Float[Array,
     """alpha x_0 + std eps."""
     alpha, std = alpha_and_std(t)
     return alpha[..., None] * x0 + std[..., None] * eps
+
+
+class Draws(NamedTuple):
+    """All randomness of a loss on perturbed samples."""
+
+    t: Float[Array, " b"]
+    """A time for each row, whatever number of samples it has."""
+    z: Float[Array, "b *k d"]
+    """Noise of its own for each sample."""
+
+
+def draw_between(times: tuple[float, float], x0: Float[Array, "b *k d"], key: Key) -> Draws:
+    """Times uniform between these two, and noise for these samples."""
+    key_t, key_z = jax.random.split(key)
+    t = jax.random.uniform(key_t, x0.shape[:1], minval=times[0], maxval=times[1])
+    return Draws(t, jax.random.normal(key_z, x0.shape))

@@ -135,6 +135,16 @@ class ResidualDenoiser(eqx.Module):
         return denoise
 
 
+def fixed_frequencies(num_features: int, key: Key) -> Float[Array, " half"]:
+    """Frequencies that nothing trains, N(0, 30^2), for so many features. Raises `UserError` for an odd number.
+
+    Reference: the programs of SfBC, QGPO and SRPO.
+    """
+    if num_features % 2:
+        raise UserError(f"num_features is {num_features}: it must be even, as it counts sines and cosines")
+    return 30.0 * jax.random.normal(key, (num_features // 2,))
+
+
 def fixed_features(t: Float[Array, "*b"], frequency: Float[Array, " half"]) -> Float[Array, "*b size"]:
     """[sin(2 pi t w_k), cos(2 pi t w_k)] of frequencies that nothing trains, for t in [0, 1].
 

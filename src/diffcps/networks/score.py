@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffcps.networks.mlp import MLP, Linear
-from diffcps.types import Denoise, Key, Spec
+from diffcps.types import Denoise, Key, Spec, UserError
 
 
 class ConditionedBlock(eqx.Module):
@@ -30,6 +30,16 @@ class ConditionedBlock(eqx.Module):
         """`active` is silu(e)."""
         hidden = jax.nn.silu(self.first(x)) + self.condition(active)
         return jax.nn.silu(self.second(hidden)) + (x if self.skip is None else self.skip(x))
+
+
+def unet_widths(width: int, depth: int) -> tuple[int, ...]:
+    """width, width / 2, ...: so many. Raises `UserError` where nothing is left to halve."""
+    if width < 2 ** (depth - 1):
+        raise UserError(
+            f"behaviour_width is {width}: halved {depth - 1} times nothing is left, make it larger or behaviour_depth "
+            "smaller"
+        )
+    return tuple(width // 2**level for level in range(depth))
 
 
 class ScoreUNet(eqx.Module):

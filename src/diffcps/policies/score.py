@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -14,54 +12,10 @@ from diffcps.diffusion.dpm_solver import Prediction, Solver, dpm_solver, sample_
 from diffcps.diffusion.vp_sde import log_alpha, perturbed
 from diffcps.networks.residual import fixed_features
 from diffcps.networks.score import ScoreUNet
-from diffcps.types import Denoise, Key, Scalar, Transition, UserError
+from diffcps.types import Denoise, Scalar, Transition
 
-FREQUENCY_STD = 30.0
-"""Standard deviation of the fixed frequencies of the time features (programs of SfBC and QGPO)."""
 LAST_TIME = 1e-3
 """Where a chain ends; it begins at 1 (programs of SfBC and QGPO)."""
-
-
-# --- The network ---
-
-
-def unet_widths(width: int, depth: int) -> tuple[int, ...]:
-    """width, width / 2, ...: so many. Raises `UserError` where nothing is left to halve."""
-    if width < 2 ** (depth - 1):
-        raise UserError(
-            f"behaviour_width is {width}: halved {depth - 1} times nothing is left, make it larger or behaviour_depth "
-            "smaller"
-        )
-    return tuple(width // 2**level for level in range(depth))
-
-
-def frequencies_for(num_features: int) -> int:
-    """How many frequencies make so many features. Raises `UserError` for an odd number."""
-    if num_features % 2:
-        raise UserError(f"num_features is {num_features}: it must be even, as it counts sines and cosines")
-    return num_features // 2
-
-
-# --- Its loss ---
-
-
-class Draws(NamedTuple):
-    """All randomness of a loss on perturbed actions."""
-
-    t: Float[Array, " b"]
-    """A time for each row, whatever number of actions it has."""
-    z: Float[Array, "b *k act"]
-    """Noise of its own for each action."""
-
-
-def draw_between(times: tuple[float, float], action: Float[Array, "b *k act"], key: Key) -> Draws:
-    """Times uniform between these two, and noise for these actions."""
-    key_t, key_z = jax.random.split(key)
-    t = jax.random.uniform(key_t, action.shape[:1], minval=times[0], maxval=times[1])
-    return Draws(t, jax.random.normal(key_z, action.shape))
-
-
-DrawFunction = Callable[[Float[Array, "b *k act"], Key], Draws]
 
 
 def behaviour_loss(
@@ -77,9 +31,6 @@ def behaviour_loss(
     """
     h = behaviour(perturbed(batch.action, t, z), batch.observation, fixed_features(t, frequency))
     return jnp.mean(jnp.sum(jnp.square(h + z), axis=-1))
-
-
-# --- Its chains ---
 
 
 class Chain(NamedTuple):
@@ -128,3 +79,14 @@ def sample_chain(chain: Chain, denoise: Denoise, noise: Float[Array, "*b act"]) 
         return eps if chain.predicts == "noise" else (x - std[call] * eps) / alpha[call]
 
     return sample_dpm(chain.solver, predict, noise)
+
+
+def sample_actions(
+    behaviour: ScoreUNet,
+    frequency: Float[Array, " half"],
+    chain: Chain,
+    observation: Float[Array, "*b obs"],
+    noise: Float[Array, "*b k act"],
+) -> Float[Array, "*b k act"]:
+    """k actions a_j ~ mu_theta(. | s) for each observation, not clipped, one for each of its rows of noise."""
+    return sample_chain(chain, denoise_by(behaviour, frequency, chain, observation[..., None, :]), noise)

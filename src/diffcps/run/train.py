@@ -210,9 +210,7 @@ def _fit(
             if stop_requested() and training.update < lengths.updates:
                 raise Interrupted(training.update)
     if not training.alive.any():
-        said = any("--normalise-observation" in warning for warning in rows.info.account.warnings)
-        cure = "; observations are far from 1: add --normalise-observation, and another --out" if said else ""
-        raise UserError("; ".join(training.stopped.values()) + ": no member is left to train" + cure)
+        raise UserError("; ".join(training.stopped.values()) + ": no member is left to train")
 
 
 def _all_played(evaluations: Sequence[Evaluation], training: Training) -> bool:

@@ -22,6 +22,9 @@ from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
 from diffcps.types import Tree
 
+LARGE = 100.0
+"""Rewards and observations above it in size are named where a member diverges."""
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -138,7 +141,7 @@ def advance(
         seconds = time.perf_counter() - started
         gone = [member for member in program.members if training.alive[member.index] and not alive[member.index]]
         for member in gone:
-            training.stopped[member.index] = _diagnosis(member, measured, first, last, program.largest_reward)
+            training.stopped[member.index] = _diagnosis(member, measured, first, last, program)
         training.update, training.alive = last, np.asarray(alive)
         diverged = [training.stopped[member.index] for member in gone]
         yield Boundary(measured, (last - first) / seconds, diverged)
@@ -149,12 +152,14 @@ def _whole(state: Tree, labels: Tree) -> dict[str, Tree]:
     return {**state._asdict(), "labels": labels}
 
 
-def _diagnosis(member: Member, metrics: dict[str, np.ndarray], first: int, last: int, largest_reward: float) -> str:
+def _diagnosis(member: Member, metrics: dict[str, np.ndarray], first: int, last: int, program: Program) -> str:
     worst = max(metrics, key=lambda name: np.nan_to_num(abs(metrics[name][member.index]), nan=-1.0, posinf=np.inf))
+    reward, observation = program.largest_reward, program.largest_observation
     return (
         f"member {member.index} ({member.label}) diverged between updates {first} and {last} "
         f"({worst} = {metrics[worst][member.index]:.3g}); its state at update {first} is kept"
-        + (f"; rewards reach {largest_reward:g} a step: try --reward standardise" if largest_reward > 100 else "")
+        + (f"; rewards reach {reward:g} a step: try --reward standardise" if reward > LARGE else "")
+        + (f"; observations reach {observation:g}: try --normalise-observation" if observation > LARGE else "")
     )
 
 

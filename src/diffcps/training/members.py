@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxlib._jax import Device
 
-from diffcps.types import Algorithm, Dataset, NetAction, NetObservation, Tree, UserError
+from diffcps.types import Algorithm, Dataset, NetAction, NetObservation, Stored, Tree, UserError
 
 DIVERGENCE_LIMIT = 1e8
 """A member whose logged numbers exceed this in size has diverged, in units of the largest reward squared where that is
@@ -86,7 +86,8 @@ class Program:
         self._stages, self.needs = algorithm.stages, algorithm.needs
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._dataset = jax.device_put(dataset, self._everywhere)
-        self.largest_reward = 0.0 if dataset is None else float(np.abs(np.asarray(dataset.reward)).max())
+        self.largest_reward = 0.0 if dataset is None else _largest(dataset.reward)
+        self.largest_observation = 0.0 if dataset is None else _largest(dataset.observation)
         self._swept = self.place(
             {name: np.asarray([member.swept[name] for member in members], np.float32) for name in members[0].swept}
         )
@@ -167,6 +168,12 @@ class Program:
         key = jax.random.clone(self._key_diagnose)  # on purpose: the same noise makes evaluations comparable
         metrics = _diagnose(self._make, state, self._swept, jax.device_put(rows, self._everywhere), key)
         return {name: np.asarray(value) for name, value in metrics.items()}
+
+
+def _largest(values: Stored) -> float:
+    """The size of the largest entry."""
+    array = np.asarray(values)
+    return float(max(array.max(), -array.min()))
 
 
 @partial(jax.jit, static_argnums=0)
