@@ -43,7 +43,8 @@ def with_returns(*returns):
 
 
 @pytest.mark.parametrize(
-    ("share", "kept"), [(1.0, [0, 1, 2, 3, 4]), (0.4, [1, 4]), (0.6, [1, 2, 4]), (0.01, [4]), (0.8, [0, 1, 2, 4])]
+    ("share", "kept"),
+    [(1.0, [0, 1, 2, 3, 4]), (0.4, [1, 4]), (0.6, [1, 2, 4]), (0.55, [1, 2, 4]), (0.01, [4]), (0.8, [0, 1, 2, 4])],
 )
 def test_the_best_episodes_are_kept_in_their_order(share, kept):
     """Of episodes 0 and 3, which are equal, the earlier."""
