@@ -13,7 +13,7 @@ import pytest
 from diffcps.algorithms import decision_diffuser
 from diffcps.algorithms.decision_diffuser import Config, Draws, Model
 from diffcps.diffusion.schedule import Schedule, make_schedule
-from diffcps.optim import clipped_adam, minimise, start
+from diffcps.optim import as_one_vector, clipped_adam, minimise, start
 from diffcps.policies.plans import by_ranks, windows_at
 from diffcps.types import Spec
 from tests.conftest import load_golden
@@ -72,7 +72,7 @@ def arguments(**changes):
 
 
 def test_the_losses_and_one_update():
-    optimiser = clipped_adam(2e-4, float("inf"))
+    optimiser = as_one_vector(clipped_adam(2e-4, float("inf")))
     update = jax.jit(lambda model: minimise(optimiser, start(optimiser, model), decision_diffuser.loss, *arguments()))
     trained, loss, (of_noise, of_inverse), norm = update(model())
     np.testing.assert_allclose(of_noise, DD["loss/diffusion_loss"], rtol=1e-5)

@@ -18,7 +18,7 @@ from diffcps.algorithms import diffuser
 from diffcps.diffusion.guidance import pulled, sample_known, with_gradient
 from diffcps.diffusion.process import predict_x0
 from diffcps.diffusion.schedule import Schedule, make_schedule
-from diffcps.optim import Trained, clipped_adam, minimise, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, start
 from diffcps.policies.plans import (
     PlanScale,
     Scale,
@@ -51,7 +51,7 @@ ATTENTION = load_golden("planners/diffuser_attention")
 CONFIG = diffuser.Config(
     horizon=8, num_steps=20, plans=4, width=16, multipliers=(1, 2), padded_below=12, guide_scale=3.0, batch_size=8
 )
-ADAM = clipped_adam(2e-4, float("inf"))
+ADAM = as_one_vector(clipped_adam(2e-4, float("inf")))
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import diffcps
-from diffcps.algorithms import decision_diffuser, diffuser
+from diffcps.algorithms import diffuser
 from diffcps.envs.toy import stitching
 from diffcps.records.folder import RunFolder
 from diffcps.types import UserError
@@ -52,13 +52,7 @@ def test_several_episodes_are_followed_at_once(run):
     assert len(np.unique(actions[0], axis=0)) == 3
 
 
-def test_a_policy_without_memory_is_its_own_episode(tmp_path):
-    config = decision_diffuser.Config(**SMALL, inverse_width=8)
-    diffcps.train(config, stitching(20), settings(4, env="none"), out=tmp_path / "run")
-    policy = diffcps.load_policy(tmp_path / "run", "last")
-    assert policy.episode() is policy
-
-
+@pytest.mark.slow  # tests/run/test_resume.py does it without windows
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(run, tmp_path):
     out = tmp_path / "run"
     diffcps.train(ONCE, stitching(20), settings(4), out=out)

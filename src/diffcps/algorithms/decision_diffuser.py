@@ -27,7 +27,7 @@ from diffcps.diffusion.process import add_noise, predict_x0
 from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.networks.mlp import MLP
 from diffcps.networks.temporal_unet import TemporalUNet, check_horizon
-from diffcps.optim import Trained, clipped_adam, minimise, moving_average_when, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, moving_average_when, start
 from diffcps.policies.plans import (
     Planner,
     Ranks,
@@ -243,7 +243,7 @@ def make(
     check_horizon(config.horizon, config.multipliers)
     check_warm_start(config.warm_start_steps, config.num_steps)
     schedule = make_schedule("cosine", config.num_steps)
-    optimiser = clipped_adam(config.learning_rate, float("inf"))
+    optimiser = as_one_vector(clipped_adam(config.learning_rate, float("inf")))
     shape = config.horizon, spec.observation_size
 
     def init(key: Key) -> State:

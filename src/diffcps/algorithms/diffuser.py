@@ -25,7 +25,7 @@ from diffcps.diffusion.guidance import Known, pulled, sample_known, with_gradien
 from diffcps.diffusion.process import add_noise
 from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_horizon
-from diffcps.optim import Trained, clipped_adam, minimise, moving_average_when, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, moving_average_when, start
 from diffcps.policies.plans import (
     Planner,
     PlanScale,
@@ -263,8 +263,8 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     """Diffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
     check(config, spec)
     schedule = make_schedule("cosine", config.num_steps)
-    optimiser = clipped_adam(config.planner_learning_rate, float("inf"))
-    value_optimiser = clipped_adam(config.value_learning_rate, float("inf"))
+    optimiser = as_one_vector(clipped_adam(config.planner_learning_rate, float("inf")))
+    value_optimiser = as_one_vector(clipped_adam(config.value_learning_rate, float("inf")))
     channels = spec.action_size + spec.observation_size
     shape = config.horizon, channels
     weight = loss_weight(config.horizon, spec, config.action_weight)
