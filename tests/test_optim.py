@@ -9,6 +9,7 @@ import pytest
 
 from diffcps.optim import (
     adam_with_decay,
+    as_one_vector,
     clipped_adam,
     descend,
     each_alone,
@@ -204,3 +205,17 @@ def test_ends_of_the_moving_average(rate, expected):
 @pytest.mark.parametrize(("condition", "expected"), [(True, 1.5), (False, 1.0)])
 def test_a_moving_average_may_wait(condition, expected):
     assert float(moving_average_when(jnp.asarray(condition), jnp.array(1.0), jnp.array(3.0), 0.25)) == expected
+
+
+def test_as_one_vector_the_steps_are_the_same():
+    model = {"weight": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}
+    plain, vector = (clipped_adam(0.1, 1.0), as_one_vector(clipped_adam(0.1, 1.0)))
+    one, other = start(plain, model), start(vector, model)
+    for factor in (3.0, -0.5, 2.0):
+        gradient = jax.tree.map(lambda leaf: factor * jnp.cos(leaf), model)  # noqa: B023
+        one, norm = descend(plain, one, gradient)
+        other, of_vector = descend(vector, other, gradient)
+        np.testing.assert_allclose(norm, of_vector, rtol=1e-6)  # cut at 1 where it is above
+    for name in model:
+        np.testing.assert_allclose(one.model[name], other.model[name], rtol=1e-6)
+        assert np.abs(one.model[name] - model[name]).max() > 0.05

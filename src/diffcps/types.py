@@ -298,6 +298,23 @@ TRANSITIONS: frozenset[Need] = frozenset({"reward", "terminal"})
 EPISODES: frozenset[Need] = frozenset({"reward", "terminal", "order"})
 
 
+def takes_all_data(dataset: Dataset) -> None:
+    """A method that refuses no data beyond what it says in `needs`."""
+
+
+@dataclass(frozen=True)
+class EpisodeActor(Generic[State]):
+    """How a policy acts that remembers something in the course of an episode, such as the plan that it follows.
+
+    `begin(observation)` is the memory before the first step, arrays with the leading axes of "*b obs"; `act(state,
+    observation, memory, step, key)` also returns the memory for the next step. Every episode is at the same `step`, 0
+    at its start: it is one number, not one for each.
+    """
+
+    begin: Callable[[Float[Array, "*b obs"]], Tree]
+    act: Callable[[State, Float[Array, "*b obs"], Tree, Int[Array, ""], Key], tuple[Float[Array, "*b act"], Tree]]
+
+
 @dataclass(frozen=True)
 class Algorithm(Generic[State]):
     """A learner as pure functions over an explicit state. Keys are new-style (`jax.random.key`), consumed once.
@@ -314,6 +331,12 @@ class Algorithm(Generic[State]):
     diagnose: Callable[[State, Dataset, Key], Metrics]
     needs: frozenset[Need] = TRANSITIONS
     """What it reads of the data beside observations and actions; without order, it takes rows one by one."""
+    episode_steps: Count = 0
+    """Rows that an episode must have for a method that learns from windows; 0 where it does not."""
+    in_episode: EpisodeActor[State] | None = None
+    """How it acts in whole episodes, where it remembers; `act` is then its first step."""
+    check: Callable[[Dataset], None] = takes_all_data
+    """Raises `UserError` for data from which it cannot learn, before anything is computed or written."""
 
 
 class Metric(NamedTuple):

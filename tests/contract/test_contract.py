@@ -22,7 +22,9 @@ from diffcps.algorithms import (
     bear,
     cql,
     crr,
+    decision_diffuser,
     diffcps,
+    diffuser,
     diffusion_bc,
     diffusion_ql,
     edp,
@@ -229,6 +231,28 @@ TABLE = [
         ),
         targets={"target_actor": ("ema_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
         read_in={"target_actor": ("", "selection/loss"), "target_critic": ("value/loss", "value/loss")},
+    ),
+]
+PLANNER: dict[str, Any] = {
+    **{"horizon": 4, "num_steps": 3, "width": 32, "multipliers": (1,), "batch_size": 8},
+    **{"ema_rate": 0.3, "ema_every": 2, "ema_start": 0},
+}
+TABLE += [
+    Row(
+        diffuser,
+        diffuser.Config(
+            **PLANNER,
+            **{"planner_learning_rate": 0.01, "value_learning_rate": 0.01, "value_interval": 1},
+            **{"plans": 3, "unguided_steps": 0, "guide_scale": 5.0},
+        ),
+        targets={"target_planner": ("ema_rate", (2, 4, 6)), "target_value": ("ema_rate", (2, 4, 6))},
+        read_in={"target_planner": ("", "selection/loss"), "target_value": ("", "value/loss")},
+    ),
+    Row(
+        decision_diffuser,
+        decision_diffuser.Config(**PLANNER, learning_rate=0.01, inverse_width=16, target_return=0.1),
+        targets={"target_planner": ("ema_rate", (2, 4, 6))},
+        read_in={"target_planner": ("", "selection/loss")},
     ),
 ]
 DECAY = 20
@@ -656,12 +680,12 @@ def moving_parts(state: Any) -> dict[str, Any]:
 def rate_fields(name: str) -> dict[str, str]:
     """Part of the state -> field that holds its learning rate."""
     parts = list(moving_parts(trained(name)))
-    if parts == ["actor"]:
-        return {"actor": "learning_rate"}
+    if len(parts) == 1:
+        return {parts[0]: "learning_rate"}
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-LEARNED = ("vae", "behaviour", "value", "critic", "guidance", "actor", "temperature", "multiplier")
+LEARNED = ("vae", "planner", "behaviour", "value", "critic", "guidance", "actor", "temperature", "multiplier")
 PARTS = [(name, part) for name in ROWS for part in LEARNED]
 PARTS = [
     (name, part) for name, part in PARTS if part in ROWS[name].method.State._fields and part not in ROWS[name].elsewhere

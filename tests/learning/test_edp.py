@@ -101,6 +101,7 @@ def iql_share(beta: float) -> float:
     return exact_share(np.exp(beta * (1.0 - EXPECTILE)), np.exp(-beta * EXPECTILE))
 
 
+@pytest.mark.slow
 def test_iql_takes_the_better_mode_as_often_as_its_exact_policy():
     exact = [iql_share(member["iql_inverse_temperature"]) for member in SWEEPS["iql"]]
     np.testing.assert_allclose(shares("iql"), exact, rtol=0, atol=SHARE_TOLERANCE)

@@ -76,6 +76,7 @@ def decoded(observation: float) -> np.ndarray:
 # --- The VAE ---
 
 
+@pytest.mark.slow
 def test_the_vae_reconstructs_and_covers_both_modes():
     # An auto-encoder that ignores the action answers with its mean, 0, and has an error of 0.8^2.
     assert history("bcq")["near"]["before/vae/squared_error"] > 0.5 * 0.64

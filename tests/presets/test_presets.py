@@ -1,10 +1,11 @@
 """Every row of the presets against the papers' tables, written out here once more from the papers."""
 
+import dataclasses
 import json
 
 import pytest
 
-from diffcps.algorithms import ALGORITHMS
+from diffcps.algorithms import ALGORITHMS, diffuser
 from diffcps.presets import presets_of
 from diffcps.records import fields
 from diffcps.tasks.catalogue import catalogue
@@ -230,6 +231,38 @@ def test_qgpo_has_the_rewards_of_its_program_and_more_support_actions_on_mazes()
     for task, preset in presets.items():
         expected = ("iql_antmaze", {"support_actions": 32}) if task in ANTMAZE else ("iql_locomotion", {})
         assert (preset.reward, preset.fields) == expected, task
+
+
+# Diffuser's program: horizon, scale, t_stopgrad, multipliers, attention (config/locomotion.py and its README's scales);
+# horizon and diffusion steps in mazes (config/maze2d.py).
+DIFFUSER = """
+halfcheetah-medium-expert   4 0.001  4 1,4,8   yes
+hopper-medium-expert       32 0.0001 4 1,2,4,8 no
+walker2d-medium-expert     32 0.1    2 1,2,4,8 no
+halfcheetah-medium          4 0.001  4 1,4,8   yes
+hopper-medium              32 0.1    2 1,2,4,8 no
+walker2d-medium            32 0.1    2 1,2,4,8 no
+halfcheetah-medium-replay   4 0.001  4 1,4,8   yes
+hopper-medium-replay       32 0.1    2 1,2,4,8 no
+walker2d-medium-replay     32 0.1    2 1,2,4,8 no
+"""
+DIFFUSER_MAZES = {"maze2d-umaze": (128, 64), "maze2d-medium": (256, 256), "maze2d-large": (384, 256)}
+
+
+def test_diffuser_is_its_programs_configuration():
+    presets, default = presets_of("diffuser"), diffuser.Config()
+    for task, horizon, scale, last, multipliers, attention in rows(DIFFUSER):
+        found = dataclasses.replace(default, **presets[task].fields)
+        assert (found.horizon, found.guide_scale, found.unguided_steps) == (int(horizon), float(scale), int(last)), task
+        assert found.multipliers == tuple(map(int, multipliers.split(","))), task
+        assert (found.attention, presets[task].reward) == (attention == "yes", "none"), task
+    for task, (horizon, steps) in DIFFUSER_MAZES.items():
+        found = dataclasses.replace(default, **presets[task].fields)
+        assert (found.horizon, found.num_steps, found.multipliers) == (horizon, steps, (1, 4, 8)), task
+        assert (found.plans, found.guide_steps, found.replan_every, found.padded_below) == (1, 0, 0, 0), task
+        assert (found.goal, found.control, found.scale) == ("rewarded", "waypoints", "limits"), task
+        assert (found.clip_plans, found.action_weight, presets[task].reward) == (True, 1.0, "none"), task
+    assert set(presets) == {row[0] for row in rows(DIFFUSER)} | set(DIFFUSER_MAZES)
 
 
 @pytest.mark.parametrize("method", list(ALGORITHMS))

@@ -54,6 +54,10 @@ def test_few_sizes_are_compiled(policy):
     assert policy._act._cache_size() == 6  # pyright: ignore; for 1, 2, 4, 8, 16 and 32 rows
 
 
+def test_who_remembers_nothing_acts_as_ever_in_an_episode(policy):
+    assert policy.episode() is policy
+
+
 def test_what_is_filled_up_changes_no_row(folder):
     """The draws of this method go by the row, so that 3 rows are the first of 4."""
     rows = np.random.default_rng(0).normal(size=(4, 3))

@@ -40,6 +40,7 @@ def dataset_table(summary: DatasetSummary) -> Table:
     normalised = summary.normalised_mean
     row("normalised score", "no reference scores" if normalised is None else f"{normalised:.1f} (of the mean return)")
     row("length", _statistics_text(summary.lengths))
+    row("planning", _planning_text(summary))
     row("reward", f"{_statistics_text(summary.rewards)}\n{summary.zero_reward_share:.1%} are zero")
     table.add_section()
     for i, action in enumerate(summary.actions):
@@ -53,6 +54,13 @@ def dataset_table(summary: DatasetSummary) -> Table:
     row("warnings", "\n".join(summary.warnings) or "none")
     row("SHA-256", summary.sha256)
     return table
+
+
+def _planning_text(summary: DatasetSummary) -> str:
+    """Whether methods that plan whole trajectories can learn from it."""
+    if not summary.account.ordered:
+        return "impossible: the rows are not in the order of their episodes"
+    return f"possible: the rows are in order; windows of up to {summary.lengths.max:,.0f} steps lie in one episode"
 
 
 def dataset_figure(dataset: Dataset, returns: np.ndarray, lengths: np.ndarray) -> Figure:

@@ -32,4 +32,5 @@ def presets_of(method: str) -> Mapping[str, Preset]:
 
 
 def _preset(row: Mapping[str, object]) -> Preset:
-    return Preset(str(row["reward"]), {name: value for name, value in row.items() if name != "reward"})
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Preset(str(fields.pop("reward")), fields)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from diffcps.data.scaling import Scaling
+from diffcps.data.split import some_episodes
 from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.rollout import Episodes, roll_out
@@ -28,8 +29,14 @@ DIAGNOSE_ROWS = 4096
 """Rows, the same at every evaluation, on which the diagnostics are measured."""
 
 
-def rows_to_diagnose(dataset: Dataset) -> Dataset:
-    """`DIAGNOSE_ROWS` rows, drawn with replacement, always the same."""
+def rows_to_diagnose(dataset: Dataset, episode_steps: int = 0) -> Dataset:
+    """`DIAGNOSE_ROWS` rows, drawn with replacement, always the same.
+
+    For a method that reads windows they are whole episodes of at least `episode_steps` steps, until there are as many
+    rows.
+    """
+    if episode_steps:
+        return some_episodes(dataset, DIAGNOSE_ROWS, episode_steps)
     drawn = np.random.default_rng(0).integers(dataset.size, size=DIAGNOSE_ROWS)
 
     def rows(array: np.ndarray | jax.Array) -> np.ndarray:

@@ -23,7 +23,17 @@ from diffcps.records.record import RunRecord
 from diffcps.storage import Json
 from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
-from diffcps.types import Algorithm, Dataset, EnvAction, EnvObservation, NetAction, Spec, Tree, UserError
+from diffcps.types import (
+    Algorithm,
+    Dataset,
+    EnvAction,
+    EnvObservation,
+    NetAction,
+    NetObservation,
+    Spec,
+    Tree,
+    UserError,
+)
 
 Checkpoint = Literal["best", "selected", "last"]
 """`best` by the score, `selected` by `selection/loss` (chosen without an environment), `last` as the run ended."""
@@ -60,6 +70,11 @@ class Policy:
         self.spec = spec
         self.member = member
         self._act: Callable[..., jax.Array] = jax.jit(algorithm.act)
+        remembers = algorithm.in_episode
+        self._begin: Callable[..., Tree] | None = None if remembers is None else jax.jit(remembers.begin)
+        self._act_on: Callable[..., tuple[jax.Array, Tree]] | None = (
+            None if remembers is None else jax.jit(remembers.act)
+        )
         self._state = state
         self._scaling = scaling
         self._key = jax.random.key(seed)
@@ -73,6 +88,38 @@ class Policy:
         Observations are filled up to the next power of two, so that few sizes are compiled; the draws of a row may
         depend on that size. Raises `UserError` for another size of observations, and where one is not finite.
         """
+        seen, key = self._seen(observation)
+        leading, rows = seen.shape[:-1], seen.reshape(-1, self.spec.observation_size)
+        filled = np.zeros((_power_of_two(len(rows)), self.spec.observation_size), np.float32)
+        filled[: len(rows)] = rows
+        action = np.asarray(self._act(self._state, filled, key))
+        return self._scaling.action(NetAction(action[: len(rows)].reshape(*leading, self.spec.action_size)))
+
+    def episode(self) -> Callable[[np.ndarray], EnvAction]:
+        """The policy in the course of an episode, or of several that begin together: to be called once a step.
+
+        What it does at one step may follow from the steps before (a planner goes on with its plan). A policy that
+        remembers nothing acts as ever.
+        """
+        begin, act = self._begin, self._act_on
+        if begin is None or act is None:
+            return self
+        memory: Tree = ()
+        step = 0
+
+        def follow(observation: np.ndarray) -> EnvAction:
+            nonlocal memory, step
+            seen, key = self._seen(observation)
+            if step == 0:
+                memory = begin(seen)
+            action, memory = act(self._state, seen, memory, step, key)
+            step += 1
+            return self._scaling.action(NetAction(np.asarray(action)))
+
+        return follow
+
+    def _seen(self, observation: np.ndarray) -> tuple[NetObservation, jax.Array]:
+        """Observations as the networks see them, and the key of this call."""
         observation = np.asarray(observation, np.float64)
         if observation.shape[-1:] != (self.spec.observation_size,):
             raise UserError(
@@ -86,11 +133,7 @@ class Policy:
         with self._counting:
             self._calls += 1
             calls = self._calls
-        leading, rows = seen.shape[:-1], seen.reshape(-1, self.spec.observation_size)
-        filled = np.zeros((_power_of_two(len(rows)), self.spec.observation_size), np.float32)
-        filled[: len(rows)] = rows
-        action = np.asarray(self._act(self._state, filled, jax.random.fold_in(self._key, calls)))
-        return self._scaling.action(NetAction(action[: len(rows)].reshape(*leading, self.spec.action_size)))
+        return seen, jax.random.fold_in(self._key, calls)
 
     def __reduce__(self) -> tuple[Callable[[Origin], Policy], tuple[Origin], int]:
         if self._origin is None:
@@ -126,19 +169,24 @@ def _load_again(origin: Origin) -> Policy:
     )
 
 
-class MemberPolicies(NamedTuple):
-    """The policies of all members at one moment, as a roll-out asks them: units of the environment on either side."""
+class MemberPolicies:
+    """The policies of all members at one moment, as a roll-out asks them: units of the environment on either side.
 
-    program: Program
-    state: Tree
-    scaling: Scaling
-    number: int
-    """With the step it names the draws: the number of updates made, or the seed of an evaluation."""
+    All episodes begin together, at step 0, and are at the same step ever after.
+    """
+
+    def __init__(self, program: Program, state: Tree, scaling: Scaling, number: int):
+        """`number`, with the step, names the draws: the number of updates made, or the seed of an evaluation."""
+        self._program, self._state, self._scaling, self._number = program, state, scaling, number
+        self._memory: Tree = ()
 
     def __call__(self, observation: EnvObservation, step: int) -> EnvAction:
         """ "members episodes obs" -> "members episodes act"."""
-        action = self.program.act(self.state, self.scaling.observation(observation), self.number, step)
-        return self.scaling.action(action)
+        seen = self._scaling.observation(observation)
+        if step == 0:
+            self._memory = self._program.begin_episodes(seen)
+        action, self._memory = self._program.act_in_episodes(self._state, seen, self._memory, self._number, step)
+        return self._scaling.action(action)
 
 
 def program_of(record: RunRecord, members: Sequence[Member], dataset: Dataset | None) -> Program:

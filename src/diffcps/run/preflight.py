@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from diffcps.data.actions import Box
+from diffcps.data.summary import episode_returns
 from diffcps.envs.make import EnvironmentSizes, boxes, make_environment
 from diffcps.evaluation.rollout import check_time_limit, success_of
 from diffcps.records.folder import RunFolder
@@ -87,6 +88,17 @@ def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:
             f"{info.source}: its rows are not in the order of its episodes, on which the returns of {method} rest "
             f"({info.account.warnings[0] if info.account.warnings else 'their ends are not known'}): put them in order"
         )
+
+
+def check_windows(episode_steps: int, method: str, dataset: Dataset, rows: Dataset) -> None:
+    """There is an episode that is long enough, in the data and in the `rows` that are measured."""
+    for read, whose in ((dataset, "the longest of its episodes"), (rows, "the longest of the episodes held out")):
+        longest = int(episode_returns(read)[1].max())
+        if longest < episode_steps:
+            raise UserError(
+                f"{dataset.info.source}: {whose} has {longest} steps, and the windows of {method} need "
+                f"{episode_steps}: take a shorter horizon"
+            )
 
 
 def check_box(info: DatasetInfo, environment: EnvironmentSpec, sizes: EnvironmentSizes) -> None:

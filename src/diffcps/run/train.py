@@ -30,7 +30,14 @@ from diffcps.records.settings import NO_ENVIRONMENT, Settings
 from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
 from diffcps.run.evaluate import evaluate_members, of_member, rows_to_diagnose
 from diffcps.run.policy import program_of
-from diffcps.run.preflight import check_box, check_disk, check_needs, preflight, with_limits_noticed
+from diffcps.run.preflight import (
+    check_box,
+    check_disk,
+    check_needs,
+    check_windows,
+    preflight,
+    with_limits_noticed,
+)
 from diffcps.run.progress import Display, Silent
 from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
 from diffcps.run.start import fitted, initial_state, start_of
@@ -122,11 +129,14 @@ def run(
     record = dataclasses.replace(
         _record(request, dataset), data_return=data_return(whole), held_out=0 if held_out is None else held_out.size
     )
-    rows = rows_to_diagnose(dataset if held_out is None else held_out)
     preflight(record)
     folder = RunFolder(out)
     program = program_of(record, record.members, dataset)
     check_needs(program.needs, record.algorithm, dataset.info)
+    measured = dataset if held_out is None else held_out
+    check_windows(program.episode_steps, record.algorithm, dataset, measured)
+    program.check(dataset)
+    rows = rows_to_diagnose(measured, program.episode_steps)
     program.starts(record.settings.updates)  # raises where a stage would have no update
     check_disk(program, folder)
     goes_on = resume and folder.last.exists()

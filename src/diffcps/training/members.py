@@ -83,7 +83,8 @@ class Program:
         self.members = members
         self._make = make
         algorithm = make(members[0].swept)
-        self._stages, self.needs = algorithm.stages, algorithm.needs
+        self._stages, self.needs, self.episode_steps = algorithm.stages, algorithm.needs, algorithm.episode_steps
+        self.check = algorithm.check
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._dataset = jax.device_put(dataset, self._everywhere)
         self.largest_reward = 0.0 if dataset is None else _largest(dataset.reward)
@@ -160,8 +161,20 @@ class Program:
         return _advance(self._make, number, mesh, state, alive, labels, self._swept, data, key, first, last, limit)
 
     def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
-        """Actions for "members episodes obs", at one step of the evaluation after `update` updates."""
+        """Actions for "members episodes obs" after `update` updates, of policies that remember no step before."""
         return NetAction(np.asarray(_act(self._make, state, self._swept, observation, self._key_act, update, step)))
+
+    def begin_episodes(self, observation: NetObservation) -> Tree:
+        """What the policies remember before the first step of episodes "members episodes obs"; () if they never do."""
+        return _begin_episodes(self._make, self._swept, observation)
+
+    def act_in_episodes(
+        self, state: Tree, observation: NetObservation, memory: Tree, update: int, step: int
+    ) -> tuple[NetAction, Tree]:
+        """Actions for "members episodes obs", all at one step of their episodes, and what is remembered of it."""
+        key = self._key_act
+        action, memory = _act_in_episodes(self._make, state, self._swept, observation, memory, key, update, step)
+        return NetAction(np.asarray(action)), memory
 
     def diagnose(self, state: Tree, rows: Dataset) -> dict[str, np.ndarray]:
         """The algorithm's diagnostics on the given rows, on the host, per member, with the same noise each time."""
@@ -254,6 +267,26 @@ def _act(make, state, swept, observation, key, update, step):
         return make(swept).act(state, observation, jax.random.fold_in(jax.random.fold_in(key, update), step))
 
     return jax.vmap(act_member)(state, swept, observation, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _begin_episodes(make, swept, observation):
+    def begin_member(swept, observation):
+        actor = make(swept).in_episode
+        return () if actor is None else actor.begin(observation)
+
+    return jax.vmap(begin_member)(swept, observation)
+
+
+@partial(jax.jit, static_argnums=0)
+def _act_in_episodes(make, state, swept, observation, memory, key, update, step):
+    def act_member(state, swept, observation, memory, key):
+        algorithm, key = make(swept), jax.random.fold_in(jax.random.fold_in(key, update), step)
+        if algorithm.in_episode is None:
+            return algorithm.act(state, observation, key), memory
+        return algorithm.in_episode.act(state, observation, memory, jnp.asarray(step), key)
+
+    return jax.vmap(act_member)(state, swept, observation, memory, key)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,0 +1,398 @@
+"""Diffuser: planning with diffusion, whole trajectories denoised towards a high return (arXiv:2205.09991).
+
+    model      L(theta) = E[w (x_0 - x_theta(x_t, t))^2],   x_0 = (a_0, s_0, ..., a_{h-1}, s_{h-1}) ~ data
+    value      L(phi) = E[(J_phi(x_t, t) - sum_k gamma^k r_k)^2],   to the end of the episode
+    planning   x_t <- x_t + scale Sigma_t grad J_phi(x_t, t), n times; then x_{t-1} ~ q(x_{t-1} | x_t, x_theta(x_t, t)),
+               with s_0 (and a goal, if there is one) put back at each step (algorithm 1)
+    acting     the first action of the plan of the highest value; then a new plan
+
+Where this differs from the authors' program: docs/algorithms/diffuser.md, "Deviations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffcps.diffusion.guidance import Known, pulled, sample_known, with_gradient
+from diffcps.diffusion.process import add_noise
+from diffcps.diffusion.schedule import Schedule, make_schedule
+from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_horizon
+from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, moving_average_when, start
+from diffcps.policies.plans import (
+    Planner,
+    PlanScale,
+    WindowLabels,
+    Windows,
+    acting,
+    best_of,
+    by_deviation,
+    by_limits,
+    check_warm_start,
+    draw_windows,
+    knowing,
+    label_windows,
+    plan_loss,
+    steps_read,
+    towards,
+    unscaled,
+    warm_noise,
+)
+from diffcps.types import (
+    EPISODES,
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    UserError,
+)
+
+CITATION = """@inproceedings{janner2022diffuser,
+  title = {Planning with Diffusion for Flexible Behavior Synthesis},
+  author = {Janner, Michael and Du, Yilun and Tenenbaum, Joshua B. and Levine, Sergey},
+  booktitle = {International Conference on Machine Learning},
+  year = {2022},
+  eprint = {2205.09991},
+  archivePrefix = {arXiv}
+}"""
+
+DIAGNOSED = 256
+"""Windows that a diagnosis measures."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters; the defaults are those of the authors' program on Hopper and Walker2d unless said."""
+
+    horizon: int = 32
+    """Steps of a plan; 2 ^ (levels - 1) must divide it (authors: 4 on HalfCheetah; 128, 256, 384 in mazes)."""
+    num_steps: int = 20
+    """Diffusion steps T, on the cosine schedule (authors: 64 and 256 in mazes)."""
+    plans: int = 64
+    """Plans that are drawn for an observation, of which the one of the highest value is taken."""
+    guide_steps: Count = 2
+    """Steps along the value's gradient in each diffusion step; 0: no value, neither trained nor asked."""
+    guide_scale: Real = 0.1
+    """Factor on the gradient, beside the posterior's variance."""
+    unguided_steps: Count = 2
+    """Last diffusion steps that no gradient moves (authors: t_stopgrad)."""
+    goal: Literal["none", "rewarded"] = "none"
+    """What a plan must end at: nothing, or the data's mean rewarded observation (in mazes the authors give it the
+    environment's goal)."""
+    goal_at_rest: bool = True
+    """Whether the second half of a goal, velocities, is set to zero (authors, in mazes)."""
+    replan_every: Count = 1
+    """Steps of the environment between plans; 0: one plan for an episode (authors, in mazes)."""
+    control: Literal["actions", "waypoints"] = "actions"
+    """What follows a plan: its own actions, or, for point masses alone, the way to its next position and velocity
+    (authors, in mazes)."""
+    warm_start_steps: Count = 0
+    """Diffusion steps from which a new plan is made of the last one, moved on by the steps taken; 0: from noise, by all
+    T steps (authors)."""
+    discount: Real = 0.997
+    """Discount gamma of the returns that the value predicts."""
+    termination_penalty: Real = 100.0
+    """Subtracted from the last reward of an episode that truly ends, in those returns."""
+    padded_below: Count = 1000
+    """Windows go on, with zeros, behind the ends of episodes of fewer steps than this (authors: max_path_length); 0:
+    never (authors, in mazes)."""
+    scale: Literal["deviation", "limits"] = "deviation"
+    """Actions and observations are brought to mean 0 and deviation 1, or to [-1, 1] (authors, in mazes)."""
+    clip_plans: bool = False
+    """Whether predicted plans are clipped to [-1, 1] in each diffusion step (authors: in mazes)."""
+    action_weight: Real = 10.0
+    """Weight of the first action in the model's loss (authors: 1 in mazes)."""
+    planner_learning_rate: Real = 2e-4
+    """Adam's rate for the model."""
+    value_learning_rate: Real = 2e-4
+    """Adam's rate for the value."""
+    value_interval: int = 5
+    """Updates of the model per update of the value (authors: 1,000,000 and 200,000 in all)."""
+    batch_size: int = 64
+    """Windows per update (authors: 32, gradients of two batches averaged)."""
+    ema_rate: Real = 0.005
+    """Rate at which the moving averages follow, which plan."""
+    ema_every: int = 10
+    """Updates of a network between steps of its moving average."""
+    ema_start: Count = 2000
+    """Updates of a network during which its moving average is a copy."""
+    width: int = 32
+    """Channels of the networks' first level, and sinusoids of the diffusion step."""
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    """Channels of each level, in proportion to `width` (authors: 1, 4, 8 on HalfCheetah and in mazes)."""
+    attention: bool = False
+    """Linear attention in the model (authors: on HalfCheetah)."""
+
+
+class State(NamedTuple):
+    """What is carried from update to update."""
+
+    planner: Trained[TemporalUNet]
+    """x_theta."""
+    target_planner: TemporalUNet
+    """Moving average of it, which plans."""
+    value: Trained[TrajectoryValue] | None
+    """J_phi."""
+    target_value: TrajectoryValue | None
+    scale: PlanScale
+    """Of the data that the training began with."""
+    goal: Float[Array, "*m obs"]
+    """In the data's units; not used without a goal."""
+
+
+class Draws(NamedTuple):
+    """All randomness of one update."""
+
+    t: Int[Array, " b"]
+    """Diffusion steps, uniform on 0..T-1."""
+    eps: Float[Array, "b h channel"]
+    value_t: Int[Array, " b"]
+    """Of the value's loss."""
+    value_eps: Float[Array, "b h channel"]
+
+
+def draw(shape: tuple[int, ...], num_steps: int, key: Key) -> Draws:
+    """The random numbers of one update on so many plans."""
+    keys = jax.random.split(key, 4)
+    t, value_t = (jax.random.randint(key, shape[:1], 0, num_steps) for key in keys[:2])
+    eps, value_eps = (jax.random.normal(key, shape) for key in keys[2:])
+    return Draws(t, eps, value_t, value_eps)
+
+
+# --- The data ---
+
+
+def label(dataset: Dataset, config: Config) -> WindowLabels:
+    """Where windows start, and the returns to go."""
+    return label_windows(dataset, config.horizon, config.padded_below, config.discount, config.termination_penalty)
+
+
+def goal_of(dataset: Dataset, at_rest: bool) -> Float[Array, " obs"]:
+    """The mean observation over the rows of positive reward; the second half zero for a goal at rest."""
+    rewarded = dataset.reward > 0.0
+    mean = jnp.sum(jnp.where(rewarded[:, None], dataset.observation, 0.0), axis=0) / jnp.maximum(jnp.sum(rewarded), 1)
+    half = dataset.spec.observation_size // 2
+    return mean.at[half:].set(0.0) if at_rest else mean
+
+
+# --- Losses ---
+
+
+def loss_weight(horizon: int, spec: Spec, action_weight: Real) -> Float[Array, "h channel"]:
+    """1, and another one for the first action."""
+    weight = jnp.ones((horizon, spec.action_size + spec.observation_size))
+    return weight.at[0, : spec.action_size].set(action_weight)
+
+
+def value_loss(
+    value: TrajectoryValue,
+    schedule: Schedule,
+    plan: Float[Array, "b h channel"],
+    known: Known,
+    target: Float[Array, " b"],
+    t: Int[Array, " b"],
+    eps: Float[Array, "b h channel"],
+) -> tuple[Scalar, Scalar]:
+    """E[(J(known(x_t), t) - target)^2]; also the mean of J."""
+    predicted = value(known(add_noise(schedule, plan, t[:, None], eps)), t)
+    return jnp.mean(jnp.square(predicted - target)), jnp.mean(predicted)
+
+
+# --- Planning ---
+
+
+def plan(
+    model: TemporalUNet,
+    value: TrajectoryValue | None,
+    schedule: Schedule,
+    known: Known,
+    noise: Float[Array, "steps *b k h channel"],
+    config: Config,
+) -> tuple[Float[Array, "*b k h channel"], Float[Array, "*b k"] | None]:
+    """Scaled plans by guided sampling (algorithm 1), and their values at the input of the last step's last guidance."""
+    pull = None
+    if value is not None:
+        guide = with_gradient(value)
+        pull = pulled(schedule, guide, known, config.guide_scale, config.guide_steps, config.unguided_steps)
+    clip = 1.0 if config.clip_plans else float("inf")
+    return sample_known(schedule, model, known, noise, clip, pull)
+
+
+def check(config: Config, spec: Spec) -> None:
+    """Raises `UserError` for settings that exclude one another."""
+    check_horizon(config.horizon, config.multipliers)
+    if not config.guide_steps and config.plans > 1:
+        raise UserError(
+            f"plans is {config.plans}, but without guidance (guide_steps 0) no value chooses among them: take plans 1"
+        )
+    if config.control == "waypoints" and spec.observation_size != 2 * spec.action_size:
+        raise UserError(
+            f"control is waypoints, which drives positions and velocities of as many dimensions as an action, "
+            f"{spec.action_size}; an observation has {spec.observation_size} numbers: take control actions"
+        )
+    check_warm_start(config.warm_start_steps, config.num_steps)
+
+
+def check_data(dataset: Dataset, config: Config) -> None:
+    """Raises `UserError` where waypoints would not be in the units of the actions, or nothing shows a goal."""
+    info = dataset.info
+    boxes = {*info.action_low, *(-high for high in info.action_high)}
+    if config.control == "waypoints" and (info.observation_mean is not None or boxes - {-1.0}):
+        raise UserError(
+            f"{info.source}: control is waypoints, which takes observations as they are and actions in [-1, 1]; these "
+            "are normalised or have another box: leave out --normalise-observation, or take control actions"
+        )
+    if config.goal == "rewarded" and not (np.asarray(dataset.reward) > 0.0).any():
+        raise UserError(f"{info.source}: has no positive reward, which would show where the goal is: take goal none")
+
+
+def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
+    """Diffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    check(config, spec)
+    schedule = make_schedule("cosine", config.num_steps)
+    optimiser = as_one_vector(clipped_adam(config.planner_learning_rate, float("inf")))
+    value_optimiser = as_one_vector(clipped_adam(config.value_learning_rate, float("inf")))
+    channels = spec.action_size + spec.observation_size
+    shape = config.horizon, channels
+    weight = loss_weight(config.horizon, spec, config.action_weight)
+
+    def init(key: Key) -> State:
+        key_planner, key_value = jax.random.split(key)
+        planner = TemporalUNet(channels, config.width, config.multipliers, key_planner, config.attention)
+        value = None
+        if config.guide_steps:
+            value = TrajectoryValue(channels, config.width, config.multipliers, config.horizon, key_value)
+        return State(
+            planner=start(optimiser, planner),
+            target_planner=planner,
+            value=None if value is None else start(value_optimiser, value),
+            target_value=value,
+            scale=PlanScale(unscaled(spec.action_size), unscaled(spec.observation_size)),
+            goal=jnp.zeros(spec.observation_size),
+        )
+
+    def begin(state: State, dataset: Dataset, key: Key) -> tuple[State, WindowLabels]:
+        by = by_deviation if config.scale == "deviation" else by_limits
+        scale = PlanScale(by(dataset.action), by(dataset.observation))
+        return state._replace(scale=scale, goal=goal_of(dataset, config.goal_at_rest)), label(dataset, config)
+
+    def batch(dataset: Dataset, key: Key) -> Windows:
+        return draw_windows(dataset, dataset.labels, key, config.batch_size, config.horizon)
+
+    def scaled_known(state: State, observation: Float[Array, "*b obs"]) -> Known:
+        """What is known of plans from these (scaled) observations."""
+        return knowing(observation, None if config.goal == "none" else state.scale.observation.into(state.goal))
+
+    def known_ends(scaled: Float[Array, "b h channel"]) -> Known:
+        """Of a window: its first observation, and its last one where plans have goals."""
+        observation = scaled[..., spec.action_size :]
+        return knowing(observation[:, 0], None if config.goal == "none" else observation[:, -1])
+
+    def update(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        scaled = state.scale.into(batch.action, batch.observation)
+        known, draws = known_ends(scaled), draw(scaled.shape, config.num_steps, key)
+        planner, loss, error, norm = minimise(
+            optimiser, state.planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
+        )
+        metrics = {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
+        target_planner = averaged(state.target_planner, planner.model, index)
+        state = state._replace(planner=planner, target_planner=target_planner)
+        if state.value is None or state.target_value is None:
+            return state, metrics
+
+        def update_value(value, target):
+            arguments = schedule, scaled, known, batch.value, draws.value_t, draws.value_eps
+            value, loss, mean, norm = minimise(value_optimiser, value, value_loss, *arguments)
+            target = averaged(target, value.model, index // config.value_interval)
+            return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
+
+        def keep_value(value, target):
+            return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
+
+        due = index % config.value_interval == 0
+        value, target, of_value = jax.lax.cond(due, update_value, keep_value, state.value, state.target_value)
+        return state._replace(value=value, target_value=target), metrics | of_value
+
+    def averaged(average, new, index: Int[Array, ""]):
+        rate = jnp.where(index < config.ema_start, 1.0, config.ema_rate)
+        return moving_average_when(index % config.ema_every == 0, average, new, rate)
+
+    # --- acting ---
+
+    def best_plan(
+        state: State, observation: Float[Array, "*b obs"], noise: Float[Array, "steps *b k h channel"]
+    ) -> Float[Array, "*b h channel"]:
+        known = scaled_known(state, state.scale.observation.into(observation)[..., None, :])
+        return best_of(*plan(state.target_planner, state.target_value, schedule, known, noise, config))
+
+    def noise_for(observation: Float[Array, "*b obs"], steps: int, key: Key) -> Float[Array, "steps *b k h channel"]:
+        return jax.random.normal(key, (steps, *observation.shape[:-1], config.plans, *shape))
+
+    def new_plan(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b h channel"]:
+        return best_plan(state, observation, noise_for(observation, config.num_steps, key))
+
+    def renewed_plan(state: State, observation: Float[Array, "*b obs"], last, key: Key) -> Float[Array, "*b h channel"]:
+        noise = noise_for(observation, config.warm_start_steps, key)
+        return best_plan(state, observation, warm_noise(schedule, last[..., None, :, :], noise))
+
+    def follow(
+        state: State, planned: Float[Array, "*b h channel"], observation: Float[Array, "*b obs"], since: Int[Array, ""]
+    ) -> Float[Array, "*b act"]:
+        action, waypoints = state.scale.back(planned)
+        if config.control == "actions":
+            return jnp.clip(action[..., jnp.minimum(since, config.horizon - 1), :], -1.0, 1.0)
+        waypoint = waypoints[..., jnp.minimum(since + 1, config.horizon - 1), :]
+        at_rest = jnp.where(since + 1 < config.horizon, 0.0, 1.0)
+        return jnp.clip(towards(waypoint, observation, at_rest), -1.0, 1.0)
+
+    act, in_episode = acting(
+        Planner(new_plan, renewed_plan, follow), shape, config.replan_every, config.warm_start_steps > 0
+    )
+
+    def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
+        key_start, key_draw = jax.random.split(key)
+        read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
+        scaled = state.scale.into(read.action, read.observation)
+        known, draws = known_ends(scaled), draw(scaled.shape, config.num_steps, key_draw)
+        loss, error = plan_loss(state.target_planner, schedule, scaled, known, weight, draws.t, draws.eps)
+        metrics = {"plan/loss": loss, "plan/error": error, "selection/loss": loss}
+        if state.target_value is None:
+            return metrics
+        of_value = state.target_value, schedule, scaled, known, read.value, draws.value_t, draws.value_eps
+        loss, mean = value_loss(*of_value)
+        return metrics | {"value/loss": loss, "value/mean": mean}
+
+    return Algorithm(
+        init,
+        (Stage(1, batch, update, begin),),
+        act,
+        diagnose,
+        needs=EPISODES,
+        episode_steps=steps_read(config.horizon, config.padded_below),
+        in_episode=in_episode,
+        check=partial(check_data, config=config),
+    )
+
+
+METRICS = {
+    "plan/loss": Metric("Weighted loss of the plans", "plan loss", "log"),
+    "plan/error": Metric("Squared error of the denoised plans", "plan error", "log"),
+    "value/loss": Metric("Squared error of the value", "value loss", "log"),
+    "value/mean": Metric("Value of the data's noisy plans", "value"),
+    "planner/grad_norm": Metric("Norm of the model's gradient", scale="log"),
+    "value/grad_norm": Metric("Norm of the value's gradient", scale="log"),
+    "selection/loss": Metric("Weighted loss of the plans", scale="log"),
+}
