@@ -14,7 +14,8 @@ import diffcps
 from diffcps.algorithms import diffuser
 from diffcps.envs.toy import stitching
 from diffcps.records.folder import RunFolder
-from diffcps.types import UserError
+from diffcps.run import evaluate
+from diffcps.types import EnvironmentSpec, UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,6 +51,18 @@ def test_several_episodes_are_followed_at_once(run):
     assert actions.shape == (6, 3, 2)
     np.testing.assert_array_equal(actions[4], actions[5])
     assert len(np.unique(actions[0], axis=0)) == 3
+
+
+def test_a_film_shows_one_plan(run, tmp_path, monkeypatch):
+    def play(act, environment, path, *, seed) -> float:
+        actions = np.stack([act(np.zeros((1, 1, 2)), step) for step in range(6)])
+        assert len(np.unique(actions[:4], axis=0)) == 4
+        np.testing.assert_array_equal(actions[4], actions[5])
+        return 1.0
+
+    monkeypatch.setattr(evaluate, "record_video", play)
+    where = EnvironmentSpec("diffcps/Stitching-v0")
+    assert evaluate.film(run, tmp_path / "film.mp4", "last", member=0, seed=0, environment=where) == 1.0
 
 
 @pytest.mark.slow  # tests/run/test_resume.py does it without windows

@@ -165,9 +165,9 @@ def film(
     action_choice: str | None = None,
 ) -> float:
     """Writes an mp4 of one episode of a member and returns the return of what is seen (extra: video)."""
-    policy = load_policy(run, checkpoint, member=member, action_choice=action_choice, seed=seed)
+    follow = load_policy(run, checkpoint, member=member, action_choice=action_choice, seed=seed).episode()
 
     def act(observation: EnvObservation, step: int) -> EnvAction:
-        return policy(observation)
+        return follow(observation)
 
     return record_video(act, environment, path, seed=seed)
