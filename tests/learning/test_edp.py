@@ -108,6 +108,7 @@ def test_iql_takes_the_better_mode_as_often_as_its_exact_policy():
     assert abs(exact[1] - 0.5) < 0.01 and exact[0] - exact[1] > 2 * SHARE_TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_critic_of_iql_is_bootstrapped_from_the_expectile():
     for member in (0, 1):
         expected = [0.5, 0.5, DISCOUNT * EXPECTILE, 0.0]  # the mean of both modes in the first two

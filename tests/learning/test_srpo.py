@@ -7,6 +7,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffcps.algorithms.srpo import POLICY_TIMES
 from diffcps.diffusion.vp_sde import alpha_and_std
@@ -47,6 +48,7 @@ def where_both_pulls_meet(beta: float) -> float:
     return MEAN + beta * SLOPE / strength
 
 
+@pytest.mark.slow
 def test_the_policy_stands_where_the_score_and_q_pull_equally():
     training = trained()
     observation = np.broadcast_to(np.array(STATES, np.float32)[:, None], (len(BETAS), len(STATES), 1))
@@ -56,6 +58,7 @@ def test_the_policy_stands_where_the_score_and_q_pull_equally():
     assert expected[-1] - expected[0] > 0.25  # negative control: beta asks for other actions
 
 
+@pytest.mark.slow
 def test_each_stage_moves_its_own_part():
     states = trained().states
     for stage, parts in enumerate((("behaviour",), ("value", "critic", "target_critic"), ("actor",))):

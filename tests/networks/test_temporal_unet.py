@@ -62,8 +62,10 @@ def test_attention_by_hand():
     np.testing.assert_allclose(layer(x), x + layer.out(jnp.asarray(out, jnp.float32)), atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", [False, True])
-@pytest.mark.parametrize(("multipliers", "horizon"), [((1,), 3), ((1, 2), 2), ((1, 2), 6), ((1, 2, 4), 12)])
+@pytest.mark.parametrize(
+    ("multipliers", "horizon", "attention"),
+    [((1,), 3, False), ((1, 2), 2, False), ((1, 2), 6, True), ((1, 2, 4), 12, False)],
+)
 def test_plans_keep_their_shape(multipliers, horizon, attention):
     unet = TemporalUNet(5, 8, multipliers, jax.random.key(0), attention)
     check_horizon(horizon, multipliers)
