@@ -45,7 +45,7 @@ def adam_with_decay(learning_rate: Real, weight_decay: Real, decay_steps: int = 
 def as_one_vector(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
     """The optimiser on all parameters as one vector: the same steps by a few operations, not by a few for each array.
 
-    It pays for networks of many small arrays: half of a U-Net's program is compiled for nothing else.
+    It pays for networks of many small arrays, whose program is compiled sooner.
     """
     return optax.flatten(optimiser)
 

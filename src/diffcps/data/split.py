@@ -65,13 +65,13 @@ def best_episodes(dataset: Dataset, share: float) -> Dataset:
 
 def some_episodes(dataset: Dataset, rows: int, least_steps: int) -> Dataset:
     """Whole episodes of at least `least_steps` steps, drawn with a fixed seed, in their order, until there are `rows`
-    rows or no more; all rows where no episode is so long."""
+    rows or no more. There must be one."""
     episode = _episode_of_row(dataset)
     steps = np.bincount(episode)
     order = np.random.default_rng(SEED).permutation(len(steps))
     order = order[steps[order] >= least_steps]
     enough = int(np.searchsorted(np.cumsum(steps[order]), rows)) + 1
-    return _rows(dataset, np.isin(episode, order[:enough])) if order.size else dataset
+    return _rows(dataset, np.isin(episode, order[:enough]))
 
 
 def _episode_of_row(dataset: Dataset) -> np.ndarray:

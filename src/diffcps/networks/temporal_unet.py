@@ -112,7 +112,7 @@ class ConvolutionBlock(eqx.Module):
         return mish(self.norm(self.convolution(x)))
 
 
-class ResidualBlock(eqx.Module):
+class TemporalBlock(eqx.Module):
     """Two convolutions, between them the embedding, the same at all times: x + B_2(B_1(x) + W Mish(e)).
 
     Where the channels change in number, x itself passes a linear layer.
@@ -170,14 +170,14 @@ class LinearAttention(eqx.Module):
 class Level(eqx.Module):
     """Two residual blocks, with attention behind them where it is asked for."""
 
-    first: ResidualBlock
-    second: ResidualBlock
+    first: TemporalBlock
+    second: TemporalBlock
     attention: LinearAttention | None
 
     def __init__(self, fan_in: int, fan_out: int, embedding_size: int, attention: bool, key: Key):
         key_first, key_second, key_attention = jax.random.split(key, 3)
-        self.first = ResidualBlock(fan_in, fan_out, embedding_size, key_first)
-        self.second = ResidualBlock(fan_out, fan_out, embedding_size, key_second)
+        self.first = TemporalBlock(fan_in, fan_out, embedding_size, key_first)
+        self.second = TemporalBlock(fan_out, fan_out, embedding_size, key_second)
         self.attention = LinearAttention(fan_out, key_attention) if attention else None
 
     def __call__(
@@ -199,14 +199,13 @@ class TemporalUNet(eqx.Module):
     down: tuple[Level, ...]
     halve: tuple[Convolution, ...]
     """Behind each level but the last."""
-    middle: tuple[ResidualBlock, ResidualBlock]
+    middle: tuple[TemporalBlock, TemporalBlock]
     attention: LinearAttention | None
     """Between the two."""
     up: tuple[Level, ...]
     double: tuple[Upsampling, ...]
     last: ConvolutionBlock
     out: Linear
-    width: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -220,7 +219,6 @@ class TemporalUNet(eqx.Module):
         keys = jax.random.split(key, 9)
         sizes = [width * multiplier for multiplier in multipliers]
         steps, size, deepest = len(sizes) - 1, width + condition_size, sizes[-1]
-        self.width = width
         self.time = MLP((width, 4 * width, width), keys[0])
         self.down = tuple(
             Level(fan_in, fan_out, size, attention, key)
@@ -233,8 +231,8 @@ class TemporalUNet(eqx.Module):
             for size, key in zip(sizes[:-1], jax.random.split(keys[2], steps), strict=True)
         )
         self.middle = (
-            ResidualBlock(deepest, deepest, size, keys[3]),
-            ResidualBlock(deepest, deepest, size, keys[4]),
+            TemporalBlock(deepest, deepest, size, keys[3]),
+            TemporalBlock(deepest, deepest, size, keys[4]),
         )
         self.attention = LinearAttention(deepest, keys[5]) if attention else None
         upwards = list(zip(sizes[:0:-1], sizes[-2::-1], strict=True))
@@ -300,7 +298,7 @@ class TrajectoryValue(eqx.Module):
     """
 
     time: MLP
-    blocks: tuple[Level | ResidualBlock, ...]
+    blocks: tuple[Level | TemporalBlock, ...]
     halve: tuple[Convolution, ...]
     """Behind each of them."""
     head: MLP
@@ -314,7 +312,7 @@ class TrajectoryValue(eqx.Module):
         fans_narrow = zip([levels[-1], narrow[0]], narrow, jax.random.split(key_narrow), strict=True)
         self.blocks = (
             *(Level(fan_in, fan_out, width, False, key) for fan_in, fan_out, key in fans),
-            *(ResidualBlock(fan_in, fan_out, width, key) for fan_in, fan_out, key in fans_narrow),
+            *(TemporalBlock(fan_in, fan_out, width, key) for fan_in, fan_out, key in fans_narrow),
         )
         keys = jax.random.split(key_halve, len(self.blocks))
         self.halve = tuple(

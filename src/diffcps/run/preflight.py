@@ -91,7 +91,9 @@ def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:
 
 
 def check_windows(episode_steps: int, method: str, dataset: Dataset, rows: Dataset) -> None:
-    """There is an episode that is long enough, in the data and in the `rows` that are measured."""
+    """There is an episode that is long enough, in the data and in the `rows` that are measured; 0 asks for none."""
+    if not episode_steps:
+        return
     for read, whose in ((dataset, "the longest of its episodes"), (rows, "the longest of the episodes held out")):
         longest = int(episode_returns(read)[1].max())
         if longest < episode_steps:
