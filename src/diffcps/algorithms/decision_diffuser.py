@@ -27,7 +27,7 @@ from diffcps.diffusion.process import add_noise, predict_x0
 from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.networks.mlp import MLP
 from diffcps.networks.temporal_unet import TemporalUNet, check_horizon
-from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, moving_average_when, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
 from diffcps.policies.plans import (
     Planner,
     Ranks,
@@ -266,8 +266,8 @@ def make(
         draws = draw(states.shape, config.num_steps, config.condition_dropout, key)
         arguments = schedule, states, action, batch.value, draws
         planner, total, (of_noise, of_inverse), norm = minimise(optimiser, state.planner, loss, *arguments)
-        rate = jnp.where(index < config.ema_start, 1.0, config.ema_rate)
-        target = moving_average_when(index % config.ema_every == 0, state.target_planner, planner.model, rate)
+        ema = config.ema_every, config.ema_start, config.ema_rate
+        target = copied_then_averaged(state.target_planner, planner.model, index, *ema)
         metrics = {"plan/loss": of_noise, "inverse/loss": of_inverse, "planner/loss": total, "planner/grad_norm": norm}
         return state._replace(planner=planner, target_planner=target), metrics
 

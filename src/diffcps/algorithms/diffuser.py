@@ -25,7 +25,7 @@ from diffcps.diffusion.guidance import Known, pulled, sample_known, with_gradien
 from diffcps.diffusion.process import add_noise
 from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_horizon
-from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, moving_average_when, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
 from diffcps.policies.plans import (
     Planner,
     PlanScale,
@@ -231,6 +231,21 @@ def plan(
     return sample_known(schedule, model, known, noise, clip, pull)
 
 
+def action_on(
+    action: Float[Array, "*b h act"],
+    waypoint: Float[Array, "*b h obs"],
+    observation: Float[Array, "*b obs"],
+    since: Int[Array, ""],
+    control: Literal["actions", "waypoints"],
+) -> Float[Array, "*b act"]:
+    """What follows a plan (in the data's units) so many steps after it was made; its end is held, at rest."""
+    last = action.shape[-2] - 1
+    if control == "actions":
+        return jnp.clip(action[..., jnp.minimum(since, last), :], -1.0, 1.0)
+    at_rest = jnp.where(since < last, 0.0, 1.0)
+    return jnp.clip(towards(waypoint[..., jnp.minimum(since + 1, last), :], observation, at_rest), -1.0, 1.0)
+
+
 def check(config: Config, spec: Spec) -> None:
     """Raises `UserError` for settings that exclude one another."""
     check_horizon(config.horizon, config.multipliers)
@@ -268,6 +283,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     channels = spec.action_size + spec.observation_size
     shape = config.horizon, channels
     weight = loss_weight(config.horizon, spec, config.action_weight)
+    ema = config.ema_every, config.ema_start, config.ema_rate
 
     def init(key: Key) -> State:
         key_planner, key_value = jax.random.split(key)
@@ -308,7 +324,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
             optimiser, state.planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
         )
         metrics = {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
-        target_planner = averaged(state.target_planner, planner.model, index)
+        target_planner = copied_then_averaged(state.target_planner, planner.model, index, *ema)
         state = state._replace(planner=planner, target_planner=target_planner)
         if state.value is None or state.target_value is None:
             return state, metrics
@@ -316,7 +332,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         def update_value(value, target):
             arguments = schedule, scaled, known, batch.value, draws.value_t, draws.value_eps
             value, loss, mean, norm = minimise(value_optimiser, value, value_loss, *arguments)
-            target = averaged(target, value.model, index // config.value_interval)
+            target = copied_then_averaged(target, value.model, index // config.value_interval, *ema)
             return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
 
         def keep_value(value, target):
@@ -325,10 +341,6 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         due = index % config.value_interval == 0
         value, target, of_value = jax.lax.cond(due, update_value, keep_value, state.value, state.target_value)
         return state._replace(value=value, target_value=target), metrics | of_value
-
-    def averaged(average, new, index: Int[Array, ""]):
-        rate = jnp.where(index < config.ema_start, 1.0, config.ema_rate)
-        return moving_average_when(index % config.ema_every == 0, average, new, rate)
 
     # --- acting ---
 
@@ -351,12 +363,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def follow(
         state: State, planned: Float[Array, "*b h channel"], observation: Float[Array, "*b obs"], since: Int[Array, ""]
     ) -> Float[Array, "*b act"]:
-        action, waypoints = state.scale.back(planned)
-        if config.control == "actions":
-            return jnp.clip(action[..., jnp.minimum(since, config.horizon - 1), :], -1.0, 1.0)
-        waypoint = waypoints[..., jnp.minimum(since + 1, config.horizon - 1), :]
-        at_rest = jnp.where(since + 1 < config.horizon, 0.0, 1.0)
-        return jnp.clip(towards(waypoint, observation, at_rest), -1.0, 1.0)
+        return action_on(*state.scale.back(planned), observation, since, config.control)
 
     act, in_episode = acting(
         Planner(new_plan, renewed_plan, follow), shape, config.replan_every, config.warm_start_steps > 0

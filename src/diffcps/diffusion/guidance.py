@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from diffcps.diffusion.sampler import backwards, step_noise
 from diffcps.diffusion.schedule import Schedule
 from diffcps.types import Real
 
@@ -88,8 +89,6 @@ def sample_known(
     steps = noise.shape[0]
     std = np.where(np.arange(steps) == 0, 0.0, schedule.posterior_std[:steps]).astype(np.float32)
     constants = (np.arange(steps), schedule.posterior_x0_weight[:steps], schedule.posterior_xt_weight[:steps], std)
-    backwards = [jnp.asarray(constant[::-1].copy()) for constant in constants]
-    step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
 
     def step(carry, constants):
         xt, _ = carry
@@ -103,5 +102,5 @@ def sample_known(
     start = known(noise[0])
     values = None if pull is None else jax.eval_shape(pull, start, jnp.asarray(0))[1]
     values = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), values)
-    (x, values), _ = jax.lax.scan(step, (start, values), (*backwards, step_noise))
+    (x, values), _ = jax.lax.scan(step, (start, values), (*backwards(*constants), step_noise(noise)))
     return x, values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffcps.diffusion.process import predict_x0
 from diffcps.diffusion.schedule import Schedule
@@ -18,6 +18,16 @@ UNROLL = 16
 def draw_noise(key: Key, schedule: Schedule, shape: tuple[int, ...]) -> Float[Array, "steps *b d"]:
     """All noise of one reverse chain, in the order of use: x_T first, then one draw for each step but the last."""
     return jax.random.normal(key, (schedule.num_steps, *shape))
+
+
+def backwards(*constants: np.ndarray) -> tuple[Float[Array, " steps"] | Int[Array, " steps"], ...]:
+    """Constants of the steps t = 0, 1, ... in the order of a reverse chain."""
+    return tuple(jnp.asarray(constant[::-1].copy()) for constant in constants)
+
+
+def step_noise(noise: Float[Array, "steps *b d"]) -> Float[Array, "steps *b d"]:
+    """What each step of a chain from noise[0] adds: noise[1], noise[2], ..., and nothing at the last one."""
+    return jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
 
 
 def sample_ancestral(
@@ -37,9 +47,8 @@ def sample_ancestral(
 
     std = np.where(np.arange(schedule.num_steps) == 0, 0.0, schedule.posterior_std).astype(np.float32)
     constants = (np.arange(schedule.num_steps), schedule.posterior_x0_weight, schedule.posterior_xt_weight, std)
-    backwards = [jnp.asarray(constant[::-1].copy()) for constant in constants]
-    step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
-    x, _ = jax.lax.scan(step, noise[0], (*backwards, step_noise), unroll=min(schedule.num_steps, UNROLL))
+    steps = (*backwards(*constants), step_noise(noise))
+    x, _ = jax.lax.scan(step, noise[0], steps, unroll=min(schedule.num_steps, UNROLL))
     return jnp.clip(x, -clip, clip)
 
 
@@ -65,7 +74,6 @@ def sample_clipped(
     constants = [
         array.astype(np.float32) for array in (beta / np.sqrt(1.0 - alpha_bar), 1.0 / np.sqrt(1.0 - beta), std)
     ]
-    backwards = [jnp.asarray(constant[::-1].copy()) for constant in (np.arange(schedule.num_steps), *constants)]
-    step_noise = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
-    x, _ = jax.lax.scan(step, noise[0], (*backwards, step_noise), unroll=min(schedule.num_steps, UNROLL))
+    steps = (*backwards(np.arange(schedule.num_steps), *constants), step_noise(noise))
+    x, _ = jax.lax.scan(step, noise[0], steps, unroll=min(schedule.num_steps, UNROLL))
     return x
