@@ -11,6 +11,7 @@ from diffcps.optim import (
     adam_with_decay,
     as_one_vector,
     clipped_adam,
+    copied_then_averaged,
     descend,
     each_alone,
     minimise,
@@ -219,3 +220,12 @@ def test_as_one_vector_the_steps_are_the_same():
     for name in model:
         np.testing.assert_allclose(one.model[name], other.model[name], rtol=1e-6)
         assert np.abs(one.model[name] - model[name]).max() > 0.05
+
+
+def test_an_average_is_a_copy_at_first():
+    """At every second update; a copy before update 4, then a step of a quarter."""
+    average, found = jnp.float32(0.0), []
+    for index in range(8):
+        average = copied_then_averaged(average, jnp.float32(index + 1), jnp.asarray(index), 2, 4, 0.25)
+        found.append(float(average))
+    assert found == [1.0, 1.0, 3.0, 3.0, 3.5, 3.5, 4.375, 4.375]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffcps.data.load import load_dataset
-from diffcps.data.split import best_episodes, hold_out
+from diffcps.data.split import best_episodes, hold_out, some_episodes
 from diffcps.types import UserError
 from tests.problems import random_dataset
 
@@ -92,3 +92,16 @@ def test_the_best_are_chosen_before_rewards_are_transformed_and_observations_nor
     assert loaded.size == 16 and loaded.info.reading.top_episodes == 0.4
     np.testing.assert_allclose([np.mean(loaded.reward), np.std(loaded.reward)], [0.0, 1.0], atol=1e-5)
     np.testing.assert_allclose(np.mean(loaded.observation, axis=0), 0.0, atol=1e-5)
+
+
+def test_some_episodes_are_whole_and_long_enough():
+    """Of episodes of 3, 5, 3 and 5 rows those of 5, as many as it takes; always the same."""
+    lengths = (3, 5, 3, 5)
+    last = np.isin(np.arange(sum(lengths)), np.cumsum(lengths) - 1)
+    row = np.arange(len(last), dtype=np.float32)
+    whole = dataclasses.replace(random_dataset(len(last)), reward=row, terminal=np.zeros_like(last), timeout=last)
+    long = [*range(3, 8), *range(11, 16)]
+    assert some_episodes(whole, 6, 4).reward.tolist() == long
+    one = some_episodes(whole, 5, 4).reward.tolist()
+    assert one in (long[:5], long[5:]) and one == some_episodes(whole, 1, 4).reward.tolist()
+    assert some_episodes(whole, 100, 1).size == 16

@@ -91,6 +91,18 @@ def test_a_point_mass_is_driven_to_the_next_place():
     np.testing.assert_allclose(towards(waypoint, observation, 1.0), [0.2 - 0.5, 0.1], atol=1e-6)
 
 
+def test_a_plan_is_followed_by_its_actions_or_its_places():
+    """Three steps of a point mass; behind the end the last action, and the last place without its velocity."""
+    action, waypoint = jnp.array([[0.1], [0.2], [3.0]]), jnp.array([[0.0, 0.5], [0.3, 0.4], [0.6, 0.1]])
+    observation = jnp.array([0.1, 0.2])
+    by_actions, by_places = (
+        [float(diffuser.action_on(action, waypoint, observation, jnp.asarray(since), how)[0]) for since in range(4)]
+        for how in ("actions", "waypoints")
+    )
+    np.testing.assert_allclose(by_actions, [0.1, 0.2, 1.0, 1.0], atol=1e-6)  # 3 lies outside the box
+    np.testing.assert_allclose(by_places, [0.2 + 0.2, 0.5 - 0.1, 0.5 - 0.2, 0.5 - 0.2], atol=1e-6)
+
+
 def test_warm_noise_begins_with_the_plan():
     schedule = make_schedule("cosine", 10)
     plan, noise = jnp.ones((4, 2)), jax.random.normal(jax.random.key(0), (3, 5, 4, 2))
