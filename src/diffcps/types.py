@@ -279,7 +279,7 @@ class Stage(Generic[State]):
     `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)` is one training step.
     `begin(state, dataset, key)` hands over: it takes the state that the stage before left (and `dataset.labels`, what
     that one had computed for the rows) and returns the state to start from and the labels that `batch` finds in
-    `dataset.labels`, arrays with a row for each transition.
+    `dataset.labels`: arrays with a row for each transition, or what else its batches are drawn from.
     """
 
     share: int | float

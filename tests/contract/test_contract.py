@@ -15,6 +15,7 @@ import pytest
 
 from diffcps.algorithms import (
     ALGORITHMS,
+    adapt_diffuser,
     awac,
     awr,
     bc,
@@ -253,6 +254,19 @@ TABLE += [
         decision_diffuser.Config(**PLANNER, learning_rate=0.01, inverse_width=16, target_return=0.1),
         targets={"target_planner": ("ema_rate", (2, 4, 6))},
         read_in={"target_planner": ("", "selection/loss")},
+    ),
+    Row(
+        adapt_diffuser,
+        adapt_diffuser.Config(
+            **PLANNER,
+            **{"planner_learning_rate": 0.01, "value_learning_rate": 0.01, "value_interval": 1},
+            **{"plans": 3, "unguided_steps": 0, "guide_scale": 5.0},
+            **{"dynamics_learning_rate": 0.01, "dynamics_width": 16, "dynamics_batch_size": 8},
+            **{"generated": 8, "generated_in_batch": 4, "return_quantile": 0.1, "max_error": 10.0},
+        ),
+        targets={"target_planner": ("ema_rate", (2, 4, 6)), "target_value": ("ema_rate", (2, 4, 6))},
+        read_in={"target_planner": ("", "selection/loss"), "target_value": ("", "value/loss")},
+        moves={"planner": (0, 1), "value": 0, "dynamics": 0},
     ),
 ]
 DECAY = 20
@@ -685,7 +699,9 @@ def rate_fields(name: str) -> dict[str, str]:
     return {part: f"{part}_learning_rate" for part in parts}
 
 
-LEARNED = ("vae", "planner", "behaviour", "value", "critic", "guidance", "actor", "temperature", "multiplier")
+LEARNED = (
+    *("vae", "planner", "behaviour", "dynamics", "value", "critic", "guidance", "actor", "temperature", "multiplier"),
+)
 PARTS = [(name, part) for name in ROWS for part in LEARNED]
 PARTS = [
     (name, part) for name, part in PARTS if part in ROWS[name].method.State._fields and part not in ROWS[name].elsewhere

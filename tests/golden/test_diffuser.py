@@ -19,6 +19,7 @@ from diffcps.diffusion.guidance import pulled, sample_known, with_gradient
 from diffcps.diffusion.process import predict_x0
 from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, start
+from diffcps.policies.guided import loss_weight, value_loss
 from diffcps.policies.plans import (
     PlanScale,
     Scale,
@@ -113,7 +114,7 @@ def first_observation(arrays: Mapping[str, np.ndarray], last: bool = False):
 
 
 def loss_arguments(arrays: Mapping[str, np.ndarray], action_weight: float, last: bool = False) -> tuple[Any, ...]:
-    weight = diffuser.loss_weight(8, SPEC, action_weight)
+    weight = loss_weight(8, SPEC, action_weight)
     np.testing.assert_array_equal(weight, arrays["loss/weights"])
     noise = array(arrays, "loss/t"), array(arrays, "loss/noise")
     return schedule(), array(arrays, "loss/x_start"), first_observation(arrays, last), weight, *noise
@@ -147,7 +148,7 @@ def test_the_loss_notices_what_is_different(change):
 def test_the_loss_of_the_value_and_its_update():
     arguments = schedule(), array(VALUE, "loss/x_start"), first_observation(VALUE), array(VALUE, "loss/target")[:, 0]
     noise = array(VALUE, "loss/t"), array(VALUE, "loss/noise")
-    trained, loss, mean, norm = step(value(), diffuser.value_loss, *arguments, *noise)
+    trained, loss, mean, norm = step(value(), value_loss, *arguments, *noise)
     close(loss, VALUE["loss/loss"])
     close(mean, VALUE["loss/prediction"].mean())
     np.testing.assert_allclose(norm, VALUE["loss/grad_norm"], rtol=1e-5)
@@ -164,7 +165,7 @@ def test_the_loss_in_a_maze_knows_both_ends():
 def test_four_updates_of_the_trainer():
     """Two batches of four are one of eight here: the loss is a mean."""
     trained: Trained[Any] = start(ADAM, model())
-    average, weight = trained.model, diffuser.loss_weight(8, SPEC, 10.0)
+    average, weight = trained.model, loss_weight(8, SPEC, 10.0)
 
     @jax.jit
     def update(trained, plan, t, eps):

@@ -13,6 +13,7 @@ import pytest
 from diffcps.algorithms import diffuser
 from diffcps.diffusion.schedule import make_schedule
 from diffcps.envs.toy import stitching
+from diffcps.policies.guided import plan
 from diffcps.policies.plans import knowing
 from diffcps.types import Dataset, NetObservation
 from tests.problems import Staged, dataset_of
@@ -44,7 +45,7 @@ def planned(training: Staged, config: diffuser.Config, begin, goal, count: int =
     into = state.scale.observation.into
     known = knowing(into(jnp.asarray(begin)), into(jnp.asarray(goal)))
     noise = jax.random.normal(jax.random.key(0), (config.num_steps, count, config.horizon, 4))
-    plans, _ = diffuser.plan(state.target_planner, None, schedule, known, noise, config)
+    plans, _ = plan(state.target_planner, None, schedule, known, noise, config)
     return np.asarray(state.scale.back(plans)[1])
 
 
@@ -125,7 +126,7 @@ def test_without_guidance_both_ways_are_taken():
     known = knowing(state.scale.observation.into(jnp.zeros((400, 1, 1))))
     noise = jax.random.normal(jax.random.key(0), (10, 400, 1, 8, 2))
     config = diffuser.Config(horizon=8, num_steps=10)
-    plans, _ = diffuser.plan(state.target_planner, None, schedule, known, noise, config)
+    plans, _ = plan(state.target_planner, None, schedule, known, noise, config)
     assert abs(np.mean(plans[:, 0, 0, 0] > 0) - 0.5) < 0.2
 
 

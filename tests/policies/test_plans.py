@@ -11,6 +11,7 @@ import pytest
 
 from diffcps.algorithms import diffuser
 from diffcps.diffusion.schedule import make_schedule
+from diffcps.policies.guided import action_on, check_data
 from diffcps.policies.plans import (
     Planner,
     acting,
@@ -96,7 +97,7 @@ def test_a_plan_is_followed_by_its_actions_or_its_places():
     action, waypoint = jnp.array([[0.1], [0.2], [3.0]]), jnp.array([[0.0, 0.5], [0.3, 0.4], [0.6, 0.1]])
     observation = jnp.array([0.1, 0.2])
     by_actions, by_places = (
-        [float(diffuser.action_on(action, waypoint, observation, jnp.asarray(since), how)[0]) for since in range(4)]
+        [float(action_on(action, waypoint, observation, jnp.asarray(since), how)[0]) for since in range(4)]
         for how in ("actions", "waypoints")
     )
     np.testing.assert_allclose(by_actions, [0.1, 0.2, 1.0, 1.0], atol=1e-6)  # 3 lies outside the box
@@ -189,5 +190,5 @@ def test_waypoints_are_in_the_units_of_the_environment():
         data = random_dataset(spec=Spec(4, 2))
         data = data.__class__(**{**vars(data), "info": info.__class__(**{**vars(info), **changed})})
         with pytest.raises(UserError, match="leave out --normalise-observation, or take control actions"):
-            diffuser.check_data(data, config)
-    diffuser.check_data(random_dataset(spec=Spec(4, 2)), config)
+            check_data(data, config)
+    check_data(random_dataset(spec=Spec(4, 2)), config)

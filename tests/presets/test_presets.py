@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from diffcps.algorithms import ALGORITHMS, diffuser
+from diffcps.algorithms import ALGORITHMS
 from diffcps.presets import presets_of
 from diffcps.records import fields
 from diffcps.tasks.catalogue import catalogue
@@ -249,8 +249,9 @@ walker2d-medium-replay     32 0.1    2 1,2,4,8 no
 DIFFUSER_MAZES = {"maze2d-umaze": (128, 64), "maze2d-medium": (256, 256), "maze2d-large": (384, 256)}
 
 
-def test_diffuser_is_its_programs_configuration():
-    presets, default = presets_of("diffuser"), diffuser.Config()
+@pytest.mark.parametrize("method", ["diffuser", "adapt_diffuser"])
+def test_diffuser_is_its_programs_configuration_and_adapt_diffuser_plans_as_it_does(method):
+    presets, default = presets_of(method), ALGORITHMS[method].Config()
     for task, horizon, scale, last, multipliers, attention in rows(DIFFUSER):
         found = dataclasses.replace(default, **presets[task].fields)
         assert (found.horizon, found.guide_scale, found.unguided_steps) == (int(horizon), float(scale), int(last)), task

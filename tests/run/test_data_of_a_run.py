@@ -86,7 +86,7 @@ def test_what_methods_need(tmp_path, method):
         ALGORITHMS[method].make(ALGORITHMS[method].Config(), diffcps.load_dataset(saved(tmp_path, arrays)).spec).needs
     )
     assert needs == (set() if method in ("bc", "diffusion_bc") else {"reward", "terminal"} | (
-        {"order"} if method in ("awr", "sfbc", "diffuser", "decision_diffuser") else set()
+        {"order"} if method in ("awr", "sfbc", "diffuser", "decision_diffuser", "adapt_diffuser") else set()
     ))  # fmt: skip
     for field in ("reward", "terminal"):
         dataset = diffcps.load_dataset(saved(tmp_path, arrays, f"{field}s"))

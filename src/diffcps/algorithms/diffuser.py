@@ -18,32 +18,24 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffcps.diffusion.guidance import Known, pulled, sample_known, with_gradient
-from diffcps.diffusion.process import add_noise
-from diffcps.diffusion.schedule import Schedule, make_schedule
-from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_horizon
+from diffcps.diffusion.schedule import make_schedule
+from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
 from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
+from diffcps.policies import guided
+from diffcps.policies.guided import Control, goal_of, guided_acting, known_ends, loss_weight, value_loss
 from diffcps.policies.plans import (
-    Planner,
     PlanScale,
     WindowLabels,
     Windows,
-    acting,
-    best_of,
     by_deviation,
     by_limits,
-    check_warm_start,
     draw_windows,
-    knowing,
     label_windows,
     plan_loss,
     steps_read,
-    towards,
     unscaled,
-    warm_noise,
 )
 from diffcps.types import (
     EPISODES,
@@ -54,10 +46,8 @@ from diffcps.types import (
     Metric,
     Metrics,
     Real,
-    Scalar,
     Spec,
     Stage,
-    UserError,
 )
 
 CITATION = """@inproceedings{janner2022diffuser,
@@ -96,7 +86,7 @@ class Config:
     """Whether the second half of a goal, velocities, is set to zero (authors, in mazes)."""
     replan_every: Count = 1
     """Steps of the environment between plans; 0: one plan for an episode (authors, in mazes)."""
-    control: Literal["actions", "waypoints"] = "actions"
+    control: Control = "actions"
     """What follows a plan: its own actions, or, for point masses alone, the way to its next position and velocity
     (authors, in mazes)."""
     warm_start_steps: Count = 0
@@ -180,108 +170,13 @@ def label(dataset: Dataset, config: Config) -> WindowLabels:
     return label_windows(dataset, config.horizon, config.padded_below, config.discount, config.termination_penalty)
 
 
-def goal_of(dataset: Dataset, at_rest: bool) -> Float[Array, " obs"]:
-    """The mean observation over the rows of positive reward; the second half zero for a goal at rest."""
-    rewarded = dataset.reward > 0.0
-    mean = jnp.sum(jnp.where(rewarded[:, None], dataset.observation, 0.0), axis=0) / jnp.maximum(jnp.sum(rewarded), 1)
-    half = dataset.spec.observation_size // 2
-    return mean.at[half:].set(0.0) if at_rest else mean
-
-
-# --- Losses ---
-
-
-def loss_weight(horizon: int, spec: Spec, action_weight: Real) -> Float[Array, "h channel"]:
-    """1, and another one for the first action."""
-    weight = jnp.ones((horizon, spec.action_size + spec.observation_size))
-    return weight.at[0, : spec.action_size].set(action_weight)
-
-
-def value_loss(
-    value: TrajectoryValue,
-    schedule: Schedule,
-    plan: Float[Array, "b h channel"],
-    known: Known,
-    target: Float[Array, " b"],
-    t: Int[Array, " b"],
-    eps: Float[Array, "b h channel"],
-) -> tuple[Scalar, Scalar]:
-    """E[(J(known(x_t), t) - target)^2]; also the mean of J."""
-    predicted = value(known(add_noise(schedule, plan, t[:, None], eps)), t)
-    return jnp.mean(jnp.square(predicted - target)), jnp.mean(predicted)
-
-
-# --- Planning ---
-
-
-def plan(
-    model: TemporalUNet,
-    value: TrajectoryValue | None,
-    schedule: Schedule,
-    known: Known,
-    noise: Float[Array, "steps *b k h channel"],
-    config: Config,
-) -> tuple[Float[Array, "*b k h channel"], Float[Array, "*b k"] | None]:
-    """Scaled plans by guided sampling (algorithm 1), and their values at the input of the last step's last guidance."""
-    pull = None
-    if value is not None:
-        guide = with_gradient(value)
-        pull = pulled(schedule, guide, known, config.guide_scale, config.guide_steps, config.unguided_steps)
-    clip = 1.0 if config.clip_plans else float("inf")
-    return sample_known(schedule, model, known, noise, clip, pull)
-
-
-def action_on(
-    action: Float[Array, "*b h act"],
-    waypoint: Float[Array, "*b h obs"],
-    observation: Float[Array, "*b obs"],
-    since: Int[Array, ""],
-    control: Literal["actions", "waypoints"],
-) -> Float[Array, "*b act"]:
-    """What follows a plan (in the data's units) so many steps after it was made; its end is held, at rest."""
-    last = action.shape[-2] - 1
-    if control == "actions":
-        return jnp.clip(action[..., jnp.minimum(since, last), :], -1.0, 1.0)
-    at_rest = jnp.where(since < last, 0.0, 1.0)
-    return jnp.clip(towards(waypoint[..., jnp.minimum(since + 1, last), :], observation, at_rest), -1.0, 1.0)
-
-
-def check(config: Config, spec: Spec) -> None:
-    """Raises `UserError` for settings that exclude one another."""
-    check_horizon(config.horizon, config.multipliers)
-    if not config.guide_steps and config.plans > 1:
-        raise UserError(
-            f"plans is {config.plans}, but without guidance (guide_steps 0) no value chooses among them: take plans 1"
-        )
-    if config.control == "waypoints" and spec.observation_size != 2 * spec.action_size:
-        raise UserError(
-            f"control is waypoints, which drives positions and velocities of as many dimensions as an action, "
-            f"{spec.action_size}; an observation has {spec.observation_size} numbers: take control actions"
-        )
-    check_warm_start(config.warm_start_steps, config.num_steps)
-
-
-def check_data(dataset: Dataset, config: Config) -> None:
-    """Raises `UserError` where waypoints would not be in the units of the actions, or nothing shows a goal."""
-    info = dataset.info
-    boxes = {*info.action_low, *(-high for high in info.action_high)}
-    if config.control == "waypoints" and (info.observation_mean is not None or boxes - {-1.0}):
-        raise UserError(
-            f"{info.source}: control is waypoints, which takes observations as they are and actions in [-1, 1]; these "
-            "are normalised or have another box: leave out --normalise-observation, or take control actions"
-        )
-    if config.goal == "rewarded" and not (np.asarray(dataset.reward) > 0.0).any():
-        raise UserError(f"{info.source}: has no positive reward, which would show where the goal is: take goal none")
-
-
 def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
     """Diffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
-    check(config, spec)
+    guided.check(config, spec)
     schedule = make_schedule("cosine", config.num_steps)
     optimiser = as_one_vector(clipped_adam(config.planner_learning_rate, float("inf")))
     value_optimiser = as_one_vector(clipped_adam(config.value_learning_rate, float("inf")))
     channels = spec.action_size + spec.observation_size
-    shape = config.horizon, channels
     weight = loss_weight(config.horizon, spec, config.action_weight)
     ema = config.ema_every, config.ema_start, config.ema_rate
 
@@ -308,18 +203,9 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def batch(dataset: Dataset, key: Key) -> Windows:
         return draw_windows(dataset, dataset.labels, key, config.batch_size, config.horizon)
 
-    def scaled_known(state: State, observation: Float[Array, "*b obs"]) -> Known:
-        """What is known of plans from these (scaled) observations."""
-        return knowing(observation, None if config.goal == "none" else state.scale.observation.into(state.goal))
-
-    def known_ends(scaled: Float[Array, "b h channel"]) -> Known:
-        """Of a window: its first observation, and its last one where plans have goals."""
-        observation = scaled[..., spec.action_size :]
-        return knowing(observation[:, 0], None if config.goal == "none" else observation[:, -1])
-
     def update(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
-        known, draws = known_ends(scaled), draw(scaled.shape, config.num_steps, key)
+        known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key)
         planner, loss, error, norm = minimise(
             optimiser, state.planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
         )
@@ -342,38 +228,11 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         value, target, of_value = jax.lax.cond(due, update_value, keep_value, state.value, state.target_value)
         return state._replace(value=value, target_value=target), metrics | of_value
 
-    # --- acting ---
-
-    def best_plan(
-        state: State, observation: Float[Array, "*b obs"], noise: Float[Array, "steps *b k h channel"]
-    ) -> Float[Array, "*b h channel"]:
-        known = scaled_known(state, state.scale.observation.into(observation)[..., None, :])
-        return best_of(*plan(state.target_planner, state.target_value, schedule, known, noise, config))
-
-    def noise_for(observation: Float[Array, "*b obs"], steps: int, key: Key) -> Float[Array, "steps *b k h channel"]:
-        return jax.random.normal(key, (steps, *observation.shape[:-1], config.plans, *shape))
-
-    def new_plan(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b h channel"]:
-        return best_plan(state, observation, noise_for(observation, config.num_steps, key))
-
-    def renewed_plan(state: State, observation: Float[Array, "*b obs"], last, key: Key) -> Float[Array, "*b h channel"]:
-        noise = noise_for(observation, config.warm_start_steps, key)
-        return best_plan(state, observation, warm_noise(schedule, last[..., None, :, :], noise))
-
-    def follow(
-        state: State, planned: Float[Array, "*b h channel"], observation: Float[Array, "*b obs"], since: Int[Array, ""]
-    ) -> Float[Array, "*b act"]:
-        return action_on(*state.scale.back(planned), observation, since, config.control)
-
-    act, in_episode = acting(
-        Planner(new_plan, renewed_plan, follow), shape, config.replan_every, config.warm_start_steps > 0
-    )
-
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         key_start, key_draw = jax.random.split(key)
         read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
         scaled = state.scale.into(read.action, read.observation)
-        known, draws = known_ends(scaled), draw(scaled.shape, config.num_steps, key_draw)
+        known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key_draw)
         loss, error = plan_loss(state.target_planner, schedule, scaled, known, weight, draws.t, draws.eps)
         metrics = {"plan/loss": loss, "plan/error": error, "selection/loss": loss}
         if state.target_value is None:
@@ -382,6 +241,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         loss, mean = value_loss(*of_value)
         return metrics | {"value/loss": loss, "value/mean": mean}
 
+    act, in_episode = guided_acting(config, spec, schedule)
     return Algorithm(
         init,
         (Stage(1, batch, update, begin),),
@@ -390,7 +250,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         needs=EPISODES,
         episode_steps=steps_read(config.horizon, config.padded_below),
         in_episode=in_episode,
-        check=partial(check_data, config=config),
+        check=partial(guided.check_data, config=config),
     )
 
 

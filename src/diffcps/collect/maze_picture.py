@@ -42,7 +42,7 @@ def maze_figure(
     begins = np.append(0, ends[:-1])
     chosen = np.unique(np.linspace(0, len(ends) - 1, min(TRAJECTORIES_DRAWN, len(ends))).astype(int))
     for axes in (single, density):
-        _draw_walls(axes, walls)
+        draw_walls(axes, walls)
     for i in chosen:
         _draw_trajectory(single, position[begins[i] : ends[i]], BLUE if arrived[i] else ORANGE)
     single.set_title(
@@ -64,7 +64,8 @@ def maze_figure(
     return figure
 
 
-def _draw_walls(axes: Axes, walls: np.ndarray) -> None:
+def draw_walls(axes: Axes, walls: np.ndarray) -> None:
+    """The walls (rows, columns) bool, and the frame of cells in which positions are drawn."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 

@@ -1,0 +1,473 @@
+"""AdaptDiffuser: a planner that learns from the best of its own plans (arXiv:2302.01877).
+
+    planner       Diffuser: L(theta) = E[w (x_0 - x_theta(x_t, t))^2], a value J_phi, plans pulled by its gradient
+    dynamics      L(psi) = E[|f_psi(s, a) - (s' - s, r)|^2]
+    generation    plans x ~ p_theta pulled by J_phi, from observations of the data (algorithm 1)
+    discriminator keeps x if its error mean_k |s_{k+1} - s_k - f_psi(s_k, a_k)|^2 is small and its return
+                  sum_k r_psi(s_k, a_k) is high
+    fine-tuning   L(theta) on batches half of kept plans, half of data; and again, round by round
+
+Where this differs from the authors' program: docs/algorithms/adapt_diffuser.md, "Deviations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from diffcps.diffusion.schedule import make_schedule
+from diffcps.networks.mlp import MLP
+from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
+from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
+from diffcps.policies import guided
+from diffcps.policies.guided import Control, goal_of, guided_acting, known_ends, known_from, loss_weight, value_loss
+from diffcps.policies.plans import (
+    PlanScale,
+    Scale,
+    WindowLabels,
+    Windows,
+    by_deviation,
+    by_limits,
+    draw_windows,
+    label_windows,
+    plan_loss,
+    steps_read,
+    unscaled,
+)
+from diffcps.rl.replay import sample_transitions, transitions
+from diffcps.rl.windows import Starts, draw_starts, starts_first, window
+from diffcps.types import (
+    EPISODES,
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Share,
+    Spec,
+    Stage,
+    Transition,
+    UserError,
+)
+
+CITATION = """@inproceedings{liang2023adaptdiffuser,
+  title = {{AdaptDiffuser}: Diffusion Models as Adaptive Self-evolving Planners},
+  author = {Liang, Zhixuan and Mu, Yao and Ding, Mingyu and Ni, Fei and Tomizuka, Masayoshi and Luo, Ping},
+  booktitle = {International Conference on Machine Learning},
+  year = {2023},
+  eprint = {2302.01877},
+  archivePrefix = {arXiv}
+}"""
+
+DIAGNOSED = 256
+"""Windows that a diagnosis measures."""
+DRAWN_AT_ONCE = 64
+"""Plans of a generation that are drawn side by side."""
+COMPARED = 4096
+"""Windows of the data whose returns the plans' are compared with."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters. Those of the planner are Diffuser's on Hopper and Walker2d unless said (the authors publish
+    their program for block stacking alone, and say that locomotion is guided as in Diffuser)."""
+
+    rounds: int = 1
+    """Generations of plans, each with a fine-tuning behind it."""
+    training_share: int = 1000
+    """Share of the updates that planner, value and dynamics get, in proportion to the fine-tunings."""
+    tuning_share: int = 200
+    """Share of each fine-tuning (third party: 1,000,000 and 200,000)."""
+    generated: int = 20_000
+    """Plans of a generation, of which the discriminator keeps some (third party: 50,000 kept)."""
+    generated_in_batch: Count = 32
+    """Kept plans in each batch of a fine-tuning, the others are data (authors: half of a batch)."""
+    return_quantile: Share = 0.9
+    """A plan is kept if its return is above this quantile of the returns of the data's windows (authors: above a
+    threshold for each task)."""
+    max_error: Real = 0.3
+    """A plan is kept if its error is below this; 1 is the error of an f that does not look at its input (authors: if
+    the simulator follows the plan)."""
+    dynamics_width: int = 256
+    """Units per hidden layer of the dynamics, of which there are two."""
+    dynamics_learning_rate: Real = 3e-4
+    """Adam's rate for the dynamics."""
+    dynamics_batch_size: int = 256
+    """Transitions per update of the dynamics."""
+    horizon: int = 32
+    """Steps of a plan; 2 ^ (levels - 1) must divide it (Diffuser: 4 on HalfCheetah; 128, 256, 384 in mazes)."""
+    num_steps: int = 20
+    """Diffusion steps T, on the cosine schedule (Diffuser: 64 and 256 in mazes)."""
+    plans: int = 64
+    """Plans that are drawn for an observation, of which the one of the highest value is taken."""
+    guide_steps: Count = 2
+    """Steps along the value's gradient in each diffusion step; 0: no value, neither trained nor asked."""
+    guide_scale: Real = 0.1
+    """Factor on the gradient, beside the posterior's variance."""
+    unguided_steps: Count = 2
+    """Last diffusion steps that no gradient moves."""
+    goal: Literal["none", "rewarded"] = "none"
+    """What a plan must end at: nothing, or the data's mean rewarded observation."""
+    goal_at_rest: bool = True
+    """Whether the second half of a goal, velocities, is set to zero."""
+    replan_every: Count = 1
+    """Steps of the environment between plans; 0: one plan for an episode."""
+    control: Control = "actions"
+    """What follows a plan: its own actions, or, for point masses alone, the way to its next position and velocity."""
+    warm_start_steps: Count = 0
+    """Diffusion steps from which a new plan is made of the last one, moved on by the steps taken; 0: from noise, by all
+    T steps."""
+    discount: Real = 0.997
+    """Discount gamma of the returns that the value predicts."""
+    termination_penalty: Real = 100.0
+    """Subtracted from the last reward of an episode that truly ends, in those returns."""
+    padded_below: Count = 1000
+    """Windows go on, with zeros, behind the ends of episodes of fewer steps than this; 0: never."""
+    scale: Literal["deviation", "limits"] = "deviation"
+    """Actions and observations are brought to mean 0 and deviation 1, or to [-1, 1] (authors, in block stacking)."""
+    clip_plans: bool = False
+    """Whether predicted plans are clipped to [-1, 1] in each diffusion step."""
+    action_weight: Real = 10.0
+    """Weight of the first action in the model's loss."""
+    planner_learning_rate: Real = 2e-4
+    """Adam's rate for the model, before and in the fine-tuning (authors: one rate for both; third party: 2e-4)."""
+    value_learning_rate: Real = 2e-4
+    """Adam's rate for the value."""
+    value_interval: int = 5
+    """Updates of the model per update of the value."""
+    batch_size: int = 64
+    """Windows per update (authors: 32, gradients of two batches averaged)."""
+    ema_rate: Real = 0.005
+    """Rate at which the moving averages follow, which plan."""
+    ema_every: int = 10
+    """Updates of a network between steps of its moving average."""
+    ema_start: Count = 2000
+    """Updates of a network, counted anew in each fine-tuning, during which its moving average is a copy."""
+    width: int = 32
+    """Channels of the networks' first level, and sinusoids of the diffusion step."""
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    """Channels of each level, in proportion to `width`."""
+    attention: bool = False
+    """Linear attention in the model."""
+
+
+class Dynamics(eqx.Module):
+    """What follows an action: the change of the observation and the reward, each with mean 0 and deviation 1."""
+
+    network: MLP
+    """f_psi of (s, a), scaled as plans are."""
+
+    def __init__(self, spec: Spec, width: int, key: Key):
+        size = spec.observation_size
+        self.network = MLP((size + spec.action_size, width, width, size + 1), key, jax.nn.relu)
+
+    def __call__(self, scaled: Float[Array, "*b channel"]) -> Float[Array, "*b obs_and_1"]:
+        return self.network(scaled)
+
+
+class State(NamedTuple):
+    """What is carried from update to update."""
+
+    planner: Trained[TemporalUNet]
+    """x_theta."""
+    target_planner: TemporalUNet
+    """Moving average of it, which plans."""
+    value: Trained[TrajectoryValue] | None
+    """J_phi."""
+    target_value: TrajectoryValue | None
+    dynamics: Trained[Dynamics]
+    scale: PlanScale
+    """Of the data that the training began with."""
+    change: Scale
+    """Of the changes from an observation to the next one and of the reward behind them, in the data's units."""
+    goal: Float[Array, "*m obs"]
+    """In the data's units; not used without a goal."""
+    kept: Float[Array, "*m"]
+    """Share of the last generation that was kept."""
+    tuned: Int[Array, "*m"]
+    """Updates made since then."""
+
+
+class Draws(NamedTuple):
+    """All randomness of one update."""
+
+    t: Int[Array, " b"]
+    """Diffusion steps, uniform on 0..T-1."""
+    eps: Float[Array, "b h channel"]
+    value_t: Int[Array, " b"]
+    """Of the value's loss."""
+    value_eps: Float[Array, "b h channel"]
+
+
+def draw(shape: tuple[int, ...], num_steps: int, key: Key) -> Draws:
+    """The random numbers of one update on so many plans."""
+    keys = jax.random.split(key, 4)
+    t, value_t = (jax.random.randint(key, shape[:1], 0, num_steps) for key in keys[:2])
+    eps, value_eps = (jax.random.normal(key, shape) for key in keys[2:])
+    return Draws(t, eps, value_t, value_eps)
+
+
+class Generated(NamedTuple):
+    """What the rows are labelled with in a fine-tuning, and the plans that were made for it."""
+
+    of_data: WindowLabels
+    plans: Windows
+    """All that were made, in the data's units."""
+    kept: Starts
+    """Which of them the discriminator keeps."""
+
+
+class Judged(NamedTuple):
+    """Of a plan, by the dynamics."""
+
+    returns: Float[Array, "*b"]
+    error: Float[Array, "*b"]
+
+
+# --- The dynamics ---
+
+
+def changes(before: Float[Array, "*b obs"], after: Float[Array, "*b obs"], reward: Float[Array, "*b"]):
+    """What the dynamics predict, in the data's units."""
+    return jnp.concatenate([after - before, reward[..., None]], axis=-1)
+
+
+def dynamics_loss(dynamics: Dynamics, scale: PlanScale, change: Scale, batch: Transition) -> Scalar:
+    """E[|f_psi(s, a) - (s' - s, r)|^2], the mean over dimensions, scaled: 1 for an f that knows the mean alone."""
+    wanted = change.into(changes(batch.observation, batch.next_observation, batch.reward))
+    return jnp.mean(jnp.square(dynamics(scale.into(batch.action, batch.observation)) - wanted))
+
+
+def judge(
+    dynamics: Dynamics,
+    scale: PlanScale,
+    change: Scale,
+    action: Float[Array, "*b h act"],
+    observation: Float[Array, "*b h obs"],
+) -> Judged:
+    """Return and error of plans in the data's units."""
+    predicted = dynamics(scale.into(action, observation))
+    reward = change.back(predicted)[..., -1]
+    planned = change.into(changes(observation[..., :-1, :], observation[..., 1:, :], reward[..., :-1]))
+    error = jnp.square(planned - predicted[..., :-1, :])[..., :-1]
+    return Judged(jnp.sum(reward, axis=-1), jnp.mean(error, axis=(-2, -1)))
+
+
+def discriminate(judged: Judged, least_return: Scalar, max_error: Real) -> Bool[Array, "*b"]:
+    """Whether a plan is kept: nearly as the dynamics would have it, and of a high return (section 4.3)."""
+    return (judged.returns > least_return) & (judged.error < max_error)
+
+
+# --- The data ---
+
+
+def label(dataset: Dataset, config: Config) -> WindowLabels:
+    """Where windows start, and the returns to go."""
+    return label_windows(dataset, config.horizon, config.padded_below, config.discount, config.termination_penalty)
+
+
+def window_returns(dataset: Dataset, labels: WindowLabels, row: Int[Array, " b"], horizon: int) -> Float[Array, " b"]:
+    """The sums of the logged rewards in the windows that start at these rows."""
+    read = window(row, labels.left[row], horizon)
+    return jnp.sum(dataset.reward[read.row] * read.inside, axis=-1)
+
+
+def mixed(dataset: Dataset, labels: Generated, key: Key, config: Config) -> Windows:
+    """Kept plans first, then windows of the data; these alone where the discriminator kept none."""
+    key_data, key_plans = jax.random.split(key)
+    of_data = draw_windows(dataset, labels.of_data, key_data, config.batch_size, config.horizon)
+    row = draw_starts(labels.kept, key_plans, config.generated_in_batch)
+    any_kept = labels.kept.count[0] > 0
+
+    def joined(data, plans):
+        first = data[: config.generated_in_batch]
+        chosen = jnp.where(any_kept, plans[row], first)
+        return jnp.concatenate([chosen, data[config.generated_in_batch :]])
+
+    return jax.tree.map(joined, of_data, labels.plans)
+
+
+def check(config: Config, spec: Spec) -> None:
+    """Raises `UserError` for settings that exclude one another."""
+    guided.check(config, spec)
+    if config.generated_in_batch > config.batch_size:
+        raise UserError(
+            f"generated_in_batch is {config.generated_in_batch}, of a batch of {config.batch_size}: take at most "
+            f"{config.batch_size}"
+        )
+
+
+def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
+    """AdaptDiffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
+    check(config, spec)
+    schedule = make_schedule("cosine", config.num_steps)
+    optimiser = as_one_vector(clipped_adam(config.planner_learning_rate, float("inf")))
+    value_optimiser = as_one_vector(clipped_adam(config.value_learning_rate, float("inf")))
+    dynamics_optimiser = clipped_adam(config.dynamics_learning_rate, float("inf"))
+    channels = spec.action_size + spec.observation_size
+    weight = loss_weight(config.horizon, spec, config.action_weight)
+    ema = config.ema_every, config.ema_start, config.ema_rate
+
+    def init(key: Key) -> State:
+        key_planner, key_value, key_dynamics = jax.random.split(key, 3)
+        planner = TemporalUNet(channels, config.width, config.multipliers, key_planner, config.attention)
+        value = None
+        if config.guide_steps:
+            value = TrajectoryValue(channels, config.width, config.multipliers, config.horizon, key_value)
+        return State(
+            planner=start(optimiser, planner),
+            target_planner=planner,
+            value=None if value is None else start(value_optimiser, value),
+            target_value=value,
+            dynamics=start(dynamics_optimiser, Dynamics(spec, config.dynamics_width, key_dynamics)),
+            scale=PlanScale(unscaled(spec.action_size), unscaled(spec.observation_size)),
+            change=unscaled(spec.observation_size + 1),
+            goal=jnp.zeros(spec.observation_size),
+            kept=jnp.asarray(0.0),
+            tuned=jnp.asarray(0),
+        )
+
+    # --- the planner, the value and the dynamics ---
+
+    def begin(state: State, dataset: Dataset, key: Key) -> tuple[State, WindowLabels]:
+        by = by_deviation if config.scale == "deviation" else by_limits
+        scale = PlanScale(by(dataset.action), by(dataset.observation))
+        change = by_deviation(changes(dataset.observation, dataset.next_observation, dataset.reward))
+        goal = goal_of(dataset, config.goal_at_rest)
+        return state._replace(scale=scale, change=change, goal=goal), label(dataset, config)
+
+    def batch(dataset: Dataset, key: Key) -> tuple[Windows, Transition]:
+        key_windows, key_rows = jax.random.split(key)
+        windows = draw_windows(dataset, dataset.labels, key_windows, config.batch_size, config.horizon)
+        return windows, sample_transitions(dataset, key_rows, config.dynamics_batch_size)
+
+    def update_planner(state: State, batch: Windows, draws: Draws, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        scaled = state.scale.into(batch.action, batch.observation)
+        known = known_ends(config, spec, scaled)
+        planner, loss, error, norm = minimise(
+            optimiser, state.planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
+        )
+        target_planner = copied_then_averaged(state.target_planner, planner.model, index, *ema)
+        metrics = {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
+        return state._replace(planner=planner, target_planner=target_planner), metrics
+
+    def update_value(state: State, batch: Windows, draws: Draws, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        if state.value is None or state.target_value is None:
+            return state, {}
+        scaled = state.scale.into(batch.action, batch.observation)
+        known = known_ends(config, spec, scaled)
+
+        def step(value, target):
+            arguments = schedule, scaled, known, batch.value, draws.value_t, draws.value_eps
+            value, loss, mean, norm = minimise(value_optimiser, value, value_loss, *arguments)
+            target = copied_then_averaged(target, value.model, index // config.value_interval, *ema)
+            return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
+
+        def keep(value, target):
+            return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
+
+        due = index % config.value_interval == 0
+        value, target, metrics = jax.lax.cond(due, step, keep, state.value, state.target_value)
+        return state._replace(value=value, target_value=target), metrics
+
+    def update(
+        state: State, batch: tuple[Windows, Transition], key: Key, index: Int[Array, ""]
+    ) -> tuple[State, Metrics]:
+        windows, rows = batch
+        draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
+        state, of_planner = update_planner(state, windows, draws, index)
+        state, of_value = update_value(state, windows, draws, index)
+        dynamics, loss, _, norm = minimise(
+            dynamics_optimiser, state.dynamics, dynamics_loss, state.scale, state.change, rows
+        )
+        metrics = of_planner | of_value | {"dynamics/loss": loss, "dynamics/grad_norm": norm}
+        return state._replace(dynamics=dynamics), metrics
+
+    # --- generation, discriminator, fine-tuning ---
+
+    def generate(state: State, dataset: Dataset, labels: WindowLabels, key: Key) -> Windows:
+        """Plans in the data's units, one each from observations at which windows start."""
+
+        def several(key: Key) -> Windows:
+            key_start, key_noise = jax.random.split(key)
+            row = draw_starts(labels.start, key_start, DRAWN_AT_ONCE)
+            known = known_from(config, state, dataset.observation[row][:, None])
+            noise = jax.random.normal(key_noise, (config.num_steps, DRAWN_AT_ONCE, 1, config.horizon, channels))
+            plans, _ = guided.plan(state.target_planner, state.target_value, schedule, known, noise, config)
+            return Windows(*state.scale.back(plans[:, 0]), labels.value[row])
+
+        times = -(-config.generated // DRAWN_AT_ONCE)
+        drawn = jax.lax.map(several, jax.random.split(key, times))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
+
+    def begin_tuning(state: State, dataset: Dataset, key: Key) -> tuple[State, Generated]:
+        key_plans, key_data = jax.random.split(key)
+        labels = label(dataset, config)
+        plans = generate(state, dataset, labels, key_plans)
+        judged = judge(state.dynamics.model, state.scale, state.change, plans.action, plans.observation)
+        row = draw_starts(labels.start, key_data, COMPARED)
+        returns = window_returns(dataset, labels, row, config.horizon)
+        least_return = jnp.quantile(returns, config.return_quantile)
+        kept = discriminate(judged, least_return, config.max_error)
+        planner = start(optimiser, state.planner.model)
+        state = state._replace(planner=planner, kept=jnp.mean(kept, dtype=jnp.float32), tuned=jnp.asarray(0))
+        return state, Generated(labels, plans, starts_first(kept))
+
+    def tuning_batch(dataset: Dataset, key: Key) -> Windows:
+        return mixed(dataset, dataset.labels, key, config)
+
+    def tune(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+        draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
+        state, metrics = update_planner(state, batch, draws, state.tuned)
+        return state._replace(tuned=state.tuned + 1), metrics | {"generated/kept": state.kept}
+
+    def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
+        key_start, key_draw = jax.random.split(key)
+        read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
+        scaled = state.scale.into(read.action, read.observation)
+        known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key_draw)
+        loss, error = plan_loss(state.target_planner, schedule, scaled, known, weight, draws.t, draws.eps)
+        of_dynamics = dynamics_loss(state.dynamics.model, state.scale, state.change, transitions(rows))
+        metrics = {"plan/loss": loss, "plan/error": error, "dynamics/loss": of_dynamics, "selection/loss": loss}
+        if state.target_value is None:
+            return metrics
+        of_value = state.target_value, schedule, scaled, known, read.value, draws.value_t, draws.value_eps
+        loss, mean = value_loss(*of_value)
+        return metrics | {"value/loss": loss, "value/mean": mean}
+
+    act, in_episode = guided_acting(config, spec, schedule)
+    tuning = Stage(config.tuning_share, tuning_batch, tune, begin_tuning, keep=True)
+    return Algorithm(
+        init,
+        (Stage(config.training_share, batch, update, begin), *[tuning] * config.rounds),
+        act,
+        diagnose,
+        needs=EPISODES,
+        episode_steps=steps_read(config.horizon, config.padded_below),
+        in_episode=in_episode,
+        check=partial(guided.check_data, config=config),
+    )
+
+
+METRICS = {
+    "plan/loss": Metric("Weighted loss of the plans", "plan loss", "log"),
+    "plan/error": Metric("Squared error of the denoised plans", "plan error", "log"),
+    "value/loss": Metric("Squared error of the value", "value loss", "log"),
+    "value/mean": Metric("Value of the data's noisy plans", "value"),
+    "dynamics/loss": Metric("Squared error of the dynamics", "dynamics loss", "log"),
+    "generated/kept": Metric("Share of the generated plans that are kept", "plans kept"),
+    "planner/grad_norm": Metric("Norm of the model's gradient", scale="log"),
+    "value/grad_norm": Metric("Norm of the value's gradient", scale="log"),
+    "dynamics/grad_norm": Metric("Norm of the dynamics' gradient", scale="log"),
+    "selection/loss": Metric("Weighted loss of the plans", scale="log"),
+}

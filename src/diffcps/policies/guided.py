@@ -1,0 +1,220 @@
+"""Plans of actions and observations, drawn by guided sampling and followed: what Diffuser and its descendants share.
+
+Reference: Diffuser (arXiv:2205.09991), with the details of its program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffcps.diffusion.guidance import Known, pulled, sample_known, with_gradient
+from diffcps.diffusion.process import add_noise
+from diffcps.diffusion.schedule import Schedule
+from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_horizon
+from diffcps.policies.plans import (
+    Planner,
+    PlanScale,
+    acting,
+    best_of,
+    check_warm_start,
+    knowing,
+    towards,
+    warm_noise,
+)
+from diffcps.types import Dataset, EpisodeActor, Key, Real, Scalar, Spec, UserError
+
+Control = Literal["actions", "waypoints"]
+
+
+class Guided(Protocol):
+    """The fields of a config that say how plans are drawn and followed."""
+
+    @property
+    def horizon(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def multipliers(self) -> tuple[int, ...]: ...
+    @property
+    def plans(self) -> int: ...
+    @property
+    def guide_steps(self) -> int: ...
+    @property
+    def guide_scale(self) -> Real: ...
+    @property
+    def unguided_steps(self) -> int: ...
+    @property
+    def goal(self) -> Literal["none", "rewarded"]: ...
+    @property
+    def replan_every(self) -> int: ...
+    @property
+    def control(self) -> Control: ...
+    @property
+    def warm_start_steps(self) -> int: ...
+    @property
+    def clip_plans(self) -> bool: ...
+
+
+class Planning(Protocol):
+    """The fields of a state that plan."""
+
+    @property
+    def target_planner(self) -> TemporalUNet: ...
+    @property
+    def target_value(self) -> TrajectoryValue | None: ...
+    @property
+    def scale(self) -> PlanScale: ...
+    @property
+    def goal(self) -> Float[Array, "*m obs"]: ...
+
+
+State = TypeVar("State", bound=Planning)
+
+
+# --- Losses ---
+
+
+def loss_weight(horizon: int, spec: Spec, action_weight: Real) -> Float[Array, "h channel"]:
+    """1, and another one for the first action."""
+    weight = jnp.ones((horizon, spec.action_size + spec.observation_size))
+    return weight.at[0, : spec.action_size].set(action_weight)
+
+
+def value_loss(
+    value: TrajectoryValue,
+    schedule: Schedule,
+    plan: Float[Array, "b h channel"],
+    known: Known,
+    target: Float[Array, " b"],
+    t: Int[Array, " b"],
+    eps: Float[Array, "b h channel"],
+) -> tuple[Scalar, Scalar]:
+    """E[(J(known(x_t), t) - target)^2]; also the mean of J."""
+    predicted = value(known(add_noise(schedule, plan, t[:, None], eps)), t)
+    return jnp.mean(jnp.square(predicted - target)), jnp.mean(predicted)
+
+
+# --- What is known ---
+
+
+def goal_of(dataset: Dataset, at_rest: bool) -> Float[Array, " obs"]:
+    """The mean observation over the rows of positive reward; the second half zero for a goal at rest."""
+    rewarded = dataset.reward > 0.0
+    mean = jnp.sum(jnp.where(rewarded[:, None], dataset.observation, 0.0), axis=0) / jnp.maximum(jnp.sum(rewarded), 1)
+    half = dataset.spec.observation_size // 2
+    return mean.at[half:].set(0.0) if at_rest else mean
+
+
+def known_from(config: Guided, state: Planning, observation: Float[Array, "*b obs"]) -> Known:
+    """Of plans that begin at these observations (in the data's units), and end at the goal if there is one."""
+    scale = state.scale.observation
+    return knowing(scale.into(observation), None if config.goal == "none" else scale.into(state.goal))
+
+
+def known_ends(config: Guided, spec: Spec, scaled: Float[Array, "b h channel"]) -> Known:
+    """Of (scaled) windows: the first observation, and the last one where plans have goals."""
+    observation = scaled[..., spec.action_size :]
+    return knowing(observation[:, 0], None if config.goal == "none" else observation[:, -1])
+
+
+# --- Planning ---
+
+
+def plan(
+    model: TemporalUNet,
+    value: TrajectoryValue | None,
+    schedule: Schedule,
+    known: Known,
+    noise: Float[Array, "steps *b k h channel"],
+    config: Guided,
+) -> tuple[Float[Array, "*b k h channel"], Float[Array, "*b k"] | None]:
+    """Scaled plans by guided sampling (algorithm 1), and their values at the input of the last step's last guidance."""
+    pull = None
+    if value is not None and config.guide_steps:
+        guide = with_gradient(value)
+        pull = pulled(schedule, guide, known, config.guide_scale, config.guide_steps, config.unguided_steps)
+    clip = 1.0 if config.clip_plans else float("inf")
+    return sample_known(schedule, model, known, noise, clip, pull)
+
+
+def action_on(
+    action: Float[Array, "*b h act"],
+    waypoint: Float[Array, "*b h obs"],
+    observation: Float[Array, "*b obs"],
+    since: Int[Array, ""],
+    control: Control,
+) -> Float[Array, "*b act"]:
+    """What follows a plan (in the data's units) so many steps after it was made; its end is held, at rest."""
+    last = action.shape[-2] - 1
+    if control == "actions":
+        return jnp.clip(action[..., jnp.minimum(since, last), :], -1.0, 1.0)
+    at_rest = jnp.where(since < last, 0.0, 1.0)
+    return jnp.clip(towards(waypoint[..., jnp.minimum(since + 1, last), :], observation, at_rest), -1.0, 1.0)
+
+
+Acting = Callable[[State, Float[Array, "*b obs"], Key], Float[Array, "*b act"]]
+
+
+def guided_acting(config: Guided, spec: Spec, schedule: Schedule) -> tuple[Acting[State], EpisodeActor[State] | None]:
+    """Follows the best of `plans` guided plans, in the order and for the time that the config says (`plans.acting`)."""
+    shape = config.horizon, spec.action_size + spec.observation_size
+
+    def best(
+        state: State, observation: Float[Array, "*b obs"], noise: Float[Array, "steps *b k h channel"]
+    ) -> Float[Array, "*b h channel"]:
+        known = known_from(config, state, observation[..., None, :])
+        return best_of(*plan(state.target_planner, state.target_value, schedule, known, noise, config))
+
+    def noise_for(observation: Float[Array, "*b obs"], steps: int, key: Key) -> Float[Array, "steps *b k h channel"]:
+        return jax.random.normal(key, (steps, *observation.shape[:-1], config.plans, *shape))
+
+    def new(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b h channel"]:
+        return best(state, observation, noise_for(observation, config.num_steps, key))
+
+    def renewed(state: State, observation: Float[Array, "*b obs"], last, key: Key) -> Float[Array, "*b h channel"]:
+        noise = noise_for(observation, config.warm_start_steps, key)
+        return best(state, observation, warm_noise(schedule, last[..., None, :, :], noise))
+
+    def follow(
+        state: State, planned: Float[Array, "*b h channel"], observation: Float[Array, "*b obs"], since: Int[Array, ""]
+    ) -> Float[Array, "*b act"]:
+        return action_on(*state.scale.back(planned), observation, since, config.control)
+
+    return acting(Planner(new, renewed, follow), shape, config.replan_every, config.warm_start_steps > 0)
+
+
+# --- What is refused ---
+
+
+def check(config: Guided, spec: Spec) -> None:
+    """Raises `UserError` for settings that exclude one another."""
+    check_horizon(config.horizon, config.multipliers)
+    if not config.guide_steps and config.plans > 1:
+        raise UserError(
+            f"plans is {config.plans}, but without guidance (guide_steps 0) no value chooses among them: take plans 1"
+        )
+    if config.control == "waypoints" and spec.observation_size != 2 * spec.action_size:
+        raise UserError(
+            f"control is waypoints, which drives positions and velocities of as many dimensions as an action, "
+            f"{spec.action_size}; an observation has {spec.observation_size} numbers: take control actions"
+        )
+    check_warm_start(config.warm_start_steps, config.num_steps)
+
+
+def check_data(dataset: Dataset, config: Guided) -> None:
+    """Raises `UserError` where waypoints would not be in the units of the actions, or nothing shows a goal."""
+    info = dataset.info
+    boxes = {*info.action_low, *(-high for high in info.action_high)}
+    if config.control == "waypoints" and (info.observation_mean is not None or boxes - {-1.0}):
+        raise UserError(
+            f"{info.source}: control is waypoints, which takes observations as they are and actions in [-1, 1]; these "
+            "are normalised or have another box: leave out --normalise-observation, or take control actions"
+        )
+    if config.goal == "rewarded" and not (np.asarray(dataset.reward) > 0.0).any():
+        raise UserError(f"{info.source}: has no positive reward, which would show where the goal is: take goal none")
