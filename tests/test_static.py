@@ -41,8 +41,9 @@ MAY_IMPORT = {
     "presets": {"types"},
     "records": BELOW_RECORDS,
     "run": BELOW_RUN,
+    "study": BELOW_RUN | {"run"},
     "paper": BELOW_PAPER,
-    "cli": BELOW_PAPER | {"paper", "__init__"},
+    "cli": BELOW_PAPER | {"paper", "study", "__init__"},
     "__init__": BELOW_RUN | {"run"},
 }
 

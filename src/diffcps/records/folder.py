@@ -10,7 +10,7 @@ from pathlib import Path
 from diffcps.records.record import Evaluation, Measurement, RunEvaluation, RunRecord, Summary
 from diffcps.storage import append_rows, locked, plain_name, read_json, read_rows, write_atomically, write_json
 from diffcps.training.members import Member
-from diffcps.types import UserError
+from diffcps.types import EnvironmentSpec, UserError
 
 
 class RunFolder:
@@ -85,13 +85,24 @@ class RunFolder:
         except FileNotFoundError:
             raise UserError(f"{self.path}: has no summary.json; the run was stopped before it had one") from None
 
+    def evaluation_path(
+        self, environment: EnvironmentSpec, checkpoint: str, seed: int, action_choice: str | None
+    ) -> Path:
+        """Where new episodes are written down: a file for each environment, checkpoint, seed and way to act.
+
+        The run's own way stands in no name. Raises `UserError` where there is no run.
+        """
+        own = getattr(self.read_record().config, "action_choice", None)
+        way = "" if action_choice in (None, own) else f"-{action_choice}"
+        return self.path / "evaluations" / f"{plain_name(str(environment))}-{checkpoint}-seed{seed}{way}.json"
+
     def evaluation_file(self, evaluation: RunEvaluation) -> Path:
-        """Where new episodes are written down: a file for each environment, checkpoint and seed."""
-        name = f"{plain_name(str(evaluation.environment))}-{evaluation.checkpoint}-seed{evaluation.seed}.json"
-        return self.path / "evaluations" / name
+        """Where these new episodes are written down."""
+        of = evaluation
+        return self.evaluation_path(of.environment, of.checkpoint, of.seed, of.action_choice)
 
     def write_evaluation(self, evaluation: RunEvaluation) -> None:
-        """Replaces evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json."""
+        """Replaces evaluations/ENVIRONMENT-CHECKPOINT-seedSEED[-ACTION_CHOICE].json."""
         path = self.evaluation_file(evaluation)
         path.parent.mkdir(exist_ok=True)
         write_json(path, evaluation.to_json())

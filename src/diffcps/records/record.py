@@ -329,7 +329,7 @@ class MemberEpisodes:
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """New episodes with the policies of a run: `evaluations/ENVIRONMENT-CHECKPOINT-seedSEED.json`."""
+    """New episodes with the policies of a run: `evaluations/ENVIRONMENT-CHECKPOINT-seedSEED[-ACTION_CHOICE].json`."""
 
     algorithm: str
     checkpoint: str

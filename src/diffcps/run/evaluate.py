@@ -114,7 +114,7 @@ def evaluate(
 
     Episode e starts from seed `seed` + e. `environment` is another one than the run's: an id, an `EnvironmentSpec`, or
     a function without arguments that makes one. The result is also written into the run folder, below `evaluations`: a
-    file for each environment, checkpoint and seed. Raises `UserError`.
+    file for each environment, checkpoint, seed and way to act. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
     record, members = loaded.record, loaded.record.members

@@ -1,0 +1,58 @@
+"""diffcps study: comparisons of methods."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffcps.cli.console import Commands, Parser, complain, show, this_command
+
+
+def add(commands: Commands) -> None:
+    """Adds the commands."""
+    study = commands.add_parser("study", help="compare methods: a plan in a file, its runs, what becomes of them")
+    kinds = study.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    plan = kinds.add_parser("plan", help="the runs that a plan is made of", allow_abbrev=False)
+    plan.add_argument("plan", type=Path, metavar="FILE", help="study.toml")
+    plan.set_defaults(command=_plan, parser=plan)
+    run = kinds.add_parser("run", help="make them; the same command goes on after any stop", allow_abbrev=False)
+    run.add_argument("plan", type=Path, metavar="FILE", help="study.toml")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for all runs")
+    run.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once; they share the cores out [1]")
+    run.set_defaults(command=_run, parser=run)
+    status = kinds.add_parser("status", help="how far a study is", allow_abbrev=False)
+    status.add_argument("out", type=Path, metavar="DIR", help="the folder of its runs")
+    status.set_defaults(command=_status, parser=status)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from diffcps.study.plan import read_study
+    from diffcps.study.table import plan_table
+
+    show(plan_table(read_study(options.plan)))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from diffcps.study.run import run_study
+    from diffcps.study.table import LiveStudy
+    from diffcps.training.loop import Interrupted
+
+    try:
+        with LiveStudy(options.out) as live:
+            work = run_study(options.plan, options.out, options.workers, live)
+    except Interrupted:
+        sys.exit(complain("stopped, and saved; the same command goes on", 130))
+    failed = [one for one in work if one.state == "failed"]
+    print(f"study: {options.out} ({len(work) - len(failed)} of {len(work)} runs done)")
+    if failed:
+        lines = "; ".join(f"{one.cell.name}: {one.line}" for one in failed)
+        again = f"{this_command()} study run {options.plan} --out {options.out}"
+        sys.exit(complain(f"{len(failed)} failed ({lines}); to try them again: {again}", 1))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from diffcps.study.run import standing_of
+    from diffcps.study.table import study_table
+
+    show(study_table(standing_of(options.out), options.out))

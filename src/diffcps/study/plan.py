@@ -1,0 +1,300 @@
+"""What a study compares: `study.toml`, read into typed records.
+
+[study]                             # fields of Settings, for all runs; and a name
+seeds = [0, 1, 2]
+updates = 30_000
+
+[final]                             # new episodes for the finished policies
+episodes = 50
+
+[data.hopper-medium-replay]         # task, dataset, env, preset; fields of Settings and Reading
+task = "hopper-medium-replay-v2"
+
+[methods.diffcps]                   # method (by default the table's name), preset; fields of its Config
+kappa = [0.02, 0.04]                # a real-valued field with several values is swept within the run
+num_steps = [5, 15]                 # any other field with several values makes a run for each
+
+[methods.diffcps.on.hopper-medium-replay]
+max_grad_norm = 2.0                 # for these data only
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from diffcps.algorithms import ALGORITHMS
+from diffcps.presets import NO_PRESET, presets_of
+from diffcps.records import fields
+from diffcps.records.settings import Settings
+from diffcps.run.policy import Checkpoint
+from diffcps.run.resolve import Given, Request, resolve
+from diffcps.storage import plain_name
+from diffcps.types import Configuration, Count, Reading, Real, UserError
+
+Table = Mapping[str, object]
+"""A table of a TOML file."""
+
+CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best", "selected")
+
+
+@dataclass(frozen=True)
+class Final:
+    """New episodes for the policies of every finished run."""
+
+    episodes: int = 50
+    """Episodes per member and acting rule."""
+    seed: Count = 1000
+    """Of the first episode."""
+    checkpoint: str = "last"
+    """Which of a run's checkpoints is played: last, best or selected."""
+    also_act: tuple[str, ...] = ()
+    """Further rules by which methods that have them act, beside their own: sample, softmax_q, argmax_q."""
+
+
+class Cell(NamedTuple):
+    """One run of a study: all its seeds and swept values are members of one program."""
+
+    data: str
+    """Name of the data in the plan."""
+    entry: str
+    """Name of the method's table in the plan."""
+    variant: Mapping[str, object]
+    """The fields that make a run for each of their values, with this run's."""
+    request: Request
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder, unlike any other's in the study."""
+        parts = [self.entry, *(f"{name}-{_short(value)}" for name, value in self.variant.items())]
+        return f"{plain_name(self.data)}/{plain_name('-'.join(parts))}"
+
+    @property
+    def members(self) -> int:
+        """Seeds times swept values."""
+        count = len(self.request.settings.seeds)
+        for values in self.request.sweep.values():
+            count *= len(values)
+        return count
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan that is fully said."""
+
+    name: str
+    final: Final | None
+    """None: no new episodes."""
+    cells: tuple[Cell, ...]
+
+    def cell(self, name: str) -> Cell:
+        """The cell of this name. Raises `UserError`."""
+        for cell in self.cells:
+            if cell.name == name:
+                return cell
+        raise UserError(fields.unknown_name(name, [cell.name for cell in self.cells], "cell"))
+
+
+class _Data(NamedTuple):
+    task: str | None
+    source: str | None
+    preset: str | None
+    settings: Mapping[str, object]
+    reading: Mapping[str, object]
+
+
+def read_study(path: str | Path) -> Study:
+    """The plan in a file. Raises `UserError`, which names file, key and the nearest right word."""
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no TOML: {error}") from None
+    try:
+        return study_of(content, path.stem, path.parent)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
+    """The plan in these tables; files are looked for from `folder` on. Raises `UserError`."""
+    _check_keys(content, ("study", "final", "data", "methods"), "")
+    shared = dict(_table(content, "study", ""))
+    name = str(shared.pop("name", name))
+    settings = _settings(shared, "study")
+    data = {
+        key: _data(_table(_table(content, "data", ""), key, "data."), f"data.{key}", folder)
+        for key in _table(content, "data", "")
+    }
+    methods = _table(content, "methods", "")
+    for what, found in (("data", data), ("methods", methods)):
+        if not found:
+            raise UserError(f"has no table [{what}.NAME]: a study needs one or more")
+    cells = [
+        cell
+        for key, of_data in data.items()
+        for entry in methods
+        for cell in _cells(key, of_data, entry, _table(methods, entry, "methods."), settings, tuple(data))
+    ]
+    _check_names(cells)
+    return Study(name, _final(content), tuple(cells))
+
+
+def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, known_data: tuple[str, ...]) -> list[Cell]:
+    """The runs of one method on one set of data."""
+    where = f"methods.{entry}"
+    own, on = dict(table), dict(_table(table, "on", f"{where}."))
+    own.pop("on", None)
+    for name in on:
+        if name not in known_data:
+            raise UserError(f"{where}.on.{name}: {fields.unknown_name(name, known_data, 'data')}")
+    method = _text(own.pop("method", entry), f"{where}.method")
+    if method not in ALGORITHMS:
+        raise UserError(f"{where}: {fields.unknown_name(method, ALGORITHMS, 'method')}")
+    special = dict(_table(on, key, f"{where}.on."))
+    preset = special.pop("preset", own.pop("preset", None))
+    own.pop("preset", None)
+    if preset is None and data.preset is not None:
+        preset = data.preset if data.preset in presets_of(method) else NO_PRESET
+    given = own | special
+    kind = ALGORITHMS[method].Config
+    single, sweep, variants = _sorted(given, kind, where, {*special})
+    found = []
+    for values in itertools.product(*variants.values()):
+        variant = dict(zip(variants, values, strict=True))
+        request = _resolved(
+            f"{where}.on.{key}" if special else where,
+            method,
+            Given(single | variant, sweep, {**settings, **data.settings}, data.source, data.reading),
+            data.task,
+            None if preset is None else _text(preset, f"{where}.preset"),
+        )
+        found.append(Cell(key, entry, variant, request))
+    return found
+
+
+def _resolved(where: str, method: str, given: Given, task: str | None, preset: str | None) -> Request:
+    try:
+        return resolve(method, given, task, preset)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _sorted(
+    given: Table, kind: type[Configuration], where: str, special: set[str]
+) -> tuple[dict[str, object], dict[str, tuple[float, ...]], dict[str, list[object]]]:
+    """Fields with one value, swept ones, and those that make a run for each of their values."""
+    known = fields.field_types(kind)
+    single: dict[str, object] = {}
+    sweep: dict[str, tuple[float, ...]] = {}
+    variants: dict[str, list[object]] = {}
+    for name, value in given.items():
+        if name not in known:
+            place = f"{where}.on.*" if name in special else where
+            raise UserError(f"{place}: {fields.unknown_name(name, [*known, 'method', 'preset', 'on'])}")
+        if not isinstance(value, list):
+            single[name] = value
+            continue
+        values = cast(list[object], value)
+        if known[name] == Real:
+            sweep[name] = tuple(cast(list[float], values))
+        elif known[name] == tuple[int, ...] and not any(isinstance(each, list) for each in values):
+            single[name] = tuple(values)
+        else:
+            variants[name] = [tuple(cast(list[object], x)) if isinstance(x, list) else x for x in values]
+            if len(values) < 2 or len({str(x) for x in values}) != len(values):
+                raise UserError(f"{where}.{name}: a list of values has two or more, each once")
+    return single, sweep, variants
+
+
+def _data(table: Table, where: str, folder: Path) -> _Data:
+    own = dict(table)
+    task = None if "task" not in own else _text(own.pop("task"), f"{where}.task")
+    preset = None if "preset" not in own else _text(own.pop("preset"), f"{where}.preset")
+    source = own.pop("dataset", None)
+    names = cast(list[object], source) if isinstance(source, list) else [] if source is None else [source]
+    files = [_found(_text(each, f"{where}.dataset"), folder) for each in names]
+    if task is None and not files:
+        raise UserError(f"{where}: says neither task nor dataset")
+    of_settings, of_reading = fields.field_types(Settings), fields.field_types(Reading)
+    settings: dict[str, object] = {}
+    reading: dict[str, object] = {}
+    for name, value in own.items():
+        if name in of_settings:
+            settings[name] = _as_given(value)
+        elif name in of_reading:
+            reading[name] = _as_given(value)
+        else:
+            known = ["task", "dataset", "preset", *of_settings, *of_reading]
+            raise UserError(f"{where}: {fields.unknown_name(name, known)}")
+    return _Data(task, ",".join(files) or None, preset, settings, reading)
+
+
+def _found(name: str, folder: Path) -> str:
+    """A file beside the plan by its path from here; any other name as it is."""
+    beside = folder / name
+    return str(beside) if beside.exists() else name
+
+
+def _settings(table: Table, where: str) -> dict[str, object]:
+    known = fields.field_types(Settings)
+    for name in table:
+        if name not in known:
+            raise UserError(f"{where}: {fields.unknown_name(name, ['name', *known])}")
+    return {name: _as_given(value) for name, value in table.items()}
+
+
+def _final(content: Table) -> Final | None:
+    if "final" not in content:
+        return None
+    table = {name: _as_given(value) for name, value in _table(content, "final", "").items()}
+    try:
+        final = fields.build(Final, table)
+    except UserError as error:
+        raise UserError(f"final: {error}") from None
+    if final.checkpoint not in CHECKPOINTS:
+        raise UserError(f"final: {fields.unknown_name(final.checkpoint, CHECKPOINTS, 'checkpoint')}")
+    return final
+
+
+def _check_names(cells: list[Cell]) -> None:
+    names = [cell.name for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two of its runs would have the folder {name}: give the tables other names")
+
+
+def _check_keys(table: Table, known: tuple[str, ...], where: str) -> None:
+    for name in table:
+        if name not in known:
+            raise UserError(f"{where}{fields.unknown_name(name, known, 'table')}")
+
+
+def _table(table: Table, name: str, where: str) -> Table:
+    """A table inside of another one; empty where there is none."""
+    found = table.get(name, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{where}{name}: is {found!r}, and must be a table [{where}{name}]")
+    return cast(Table, found)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: is {value!r}, and must be text")
+    return value
+
+
+def _as_given(value: object) -> object:
+    """Lists as tuples, as fields have them."""
+    return tuple(cast(list[object], value)) if isinstance(value, list) else value
+
+
+def _short(value: object) -> str:
+    """A value in the name of a folder."""
+    return "x".join(map(str, cast(tuple[object, ...], value))) if isinstance(value, tuple) else str(value)
