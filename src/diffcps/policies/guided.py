@@ -6,7 +6,7 @@ Reference: Diffuser (arXiv:2205.09991), with the details of its program.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from diffcps.types import Dataset, EpisodeActor, Key, Real, Scalar, Spec, UserEr
 Control = Literal["actions", "waypoints"]
 
 
+@runtime_checkable
 class Guided(Protocol):
     """The fields of a config that say how plans are drawn and followed."""
 
@@ -61,6 +62,7 @@ class Guided(Protocol):
     def clip_plans(self) -> bool: ...
 
 
+@runtime_checkable
 class Planning(Protocol):
     """The fields of a state that plan."""
 
