@@ -120,7 +120,7 @@ def test_no_word_of_a_data_table_has_two_meanings():
     [
         ("[study]", "[studdy]", "unknown table studdy: did you mean study?"),
         ("updates = 100", "update = 100", "study: unknown field update: did you mean updates?"),
-        ("updates = 100", "updates = -1", "updates is -1: it must be 1 or more"),
+        ("updates = 100", "updates = -1", "study: updates is -1: it must be 1 or more"),
         ("episodes = 3", "episode = 3", "final: unknown field episode: did you mean episodes?"),
         ("episodes = 3", 'checkpoint = "lst"', "final: unknown checkpoint lst: did you mean last?"),
         ('env = "Hopper-v5"', 'envv = "Hopper-v5"', "data.replay: unknown field envv: did you mean env?"),
@@ -134,7 +134,6 @@ def test_no_word_of_a_data_table_has_two_meanings():
         ("num_steps = [3, 5]", 'num_steps = "3"', "methods.diffcps: num_steps is '3': it must be a whole number"),
         ("on.medium", "on.medum", "methods.diffcps.on.medum: unknown data medum: did you mean medium?"),
         ('preset = "hopper-medium-replay"', "preset = 1", "data.replay.preset: is 1, and must be text"),
-        ("[methods.td3_bc]", 'methods.td3_bc = 1', "is 1, and must be a table [methods.td3_bc]"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_place(before, after, message):
@@ -142,6 +141,11 @@ def test_what_is_wrong_is_named_with_its_place(before, after, message):
     with pytest.raises(UserError) as error:
         plan(PLAN.replace(before, after))
     assert message in str(error.value)
+
+
+def test_a_table_is_no_value():
+    with pytest.raises(UserError, match=r"methods\.bc: is 1, and must be a table \[methods\.bc\]"):
+        plan('[data.d]\ndataset = "builtin"\n[methods]\nbc = 1')
 
 
 def test_a_plan_has_data_and_methods():
@@ -154,7 +158,9 @@ def test_a_plan_has_data_and_methods():
 
 
 def test_two_runs_do_not_share_a_folder():
-    text = '[data."a b"]\ndataset="builtin"\n[data.a_b]\ndataset="builtin"\n[data."a-b"]\ndataset="builtin"\n[methods.bc]'
+    text = (
+        '[data."a b"]\ndataset="builtin"\n[data.a_b]\ndataset="builtin"\n[data."a-b"]\ndataset="builtin"\n[methods.bc]'
+    )
     with pytest.raises(UserError, match="two of its runs would have the folder"):
         plan(text)
 

@@ -25,7 +25,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.presets import NO_PRESET, presets_of
@@ -38,6 +38,8 @@ from diffcps.types import Configuration, Count, Reading, Real, UserError
 
 Table = Mapping[str, object]
 """A table of a TOML file."""
+
+Built = TypeVar("Built", bound=Configuration)
 
 CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best", "selected")
 
@@ -164,7 +166,9 @@ def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, kno
         preset = data.preset if data.preset in presets_of(method) else NO_PRESET
     given = own | special
     kind = ALGORITHMS[method].Config
-    single, sweep, variants = _sorted(given, kind, where, {*special})
+    single, sweep, variants = _sorted(
+        given, kind, dict.fromkeys(given, where) | dict.fromkeys(special, f"{where}.on.{key}")
+    )
     found = []
     for values in itertools.product(*variants.values()):
         variant = dict(zip(variants, values, strict=True))
@@ -187,7 +191,7 @@ def _resolved(where: str, method: str, given: Given, task: str | None, preset: s
 
 
 def _sorted(
-    given: Table, kind: type[Configuration], where: str, special: set[str]
+    given: Table, kind: type[Configuration], places: Mapping[str, str]
 ) -> tuple[dict[str, object], dict[str, tuple[float, ...]], dict[str, list[object]]]:
     """Fields with one value, swept ones, and those that make a run for each of their values."""
     known = fields.field_types(kind)
@@ -196,8 +200,7 @@ def _sorted(
     variants: dict[str, list[object]] = {}
     for name, value in given.items():
         if name not in known:
-            place = f"{where}.on.*" if name in special else where
-            raise UserError(f"{place}: {fields.unknown_name(name, [*known, 'method', 'preset', 'on'])}")
+            raise UserError(f"{places[name]}: {fields.unknown_name(name, [*known, 'method', 'preset', 'on'])}")
         if not isinstance(value, list):
             single[name] = value
             continue
@@ -209,7 +212,7 @@ def _sorted(
         else:
             variants[name] = [tuple(cast(list[object], x)) if isinstance(x, list) else x for x in values]
             if len(values) < 2 or len({str(x) for x in values}) != len(values):
-                raise UserError(f"{where}.{name}: a list of values has two or more, each once")
+                raise UserError(f"{places[name]}.{name}: a list of values has two or more, each once")
     return single, sweep, variants
 
 
@@ -233,7 +236,17 @@ def _data(table: Table, where: str, folder: Path) -> _Data:
         else:
             known = ["task", "dataset", "preset", *of_settings, *of_reading]
             raise UserError(f"{where}: {fields.unknown_name(name, known)}")
+    _built(Settings, settings, where)
+    _built(Reading, reading, where)
     return _Data(task, ",".join(files) or None, preset, settings, reading)
+
+
+def _built(kind: type[Built], values: Table, where: str) -> Built:
+    """The dataclass of these fields. Raises `UserError` with the place."""
+    try:
+        return fields.build(kind, values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _found(name: str, folder: Path) -> str:
@@ -247,17 +260,16 @@ def _settings(table: Table, where: str) -> dict[str, object]:
     for name in table:
         if name not in known:
             raise UserError(f"{where}: {fields.unknown_name(name, ['name', *known])}")
-    return {name: _as_given(value) for name, value in table.items()}
+    given = {name: _as_given(value) for name, value in table.items()}
+    _built(Settings, given, where)
+    return given
 
 
 def _final(content: Table) -> Final | None:
     if "final" not in content:
         return None
     table = {name: _as_given(value) for name, value in _table(content, "final", "").items()}
-    try:
-        final = fields.build(Final, table)
-    except UserError as error:
-        raise UserError(f"final: {error}") from None
+    final = _built(Final, table, "final")
     if final.checkpoint not in CHECKPOINTS:
         raise UserError(f"final: {fields.unknown_name(final.checkpoint, CHECKPOINTS, 'checkpoint')}")
     return final
