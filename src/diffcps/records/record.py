@@ -370,6 +370,35 @@ class RunEvaluation:
             "members": rows,
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Json], members: Sequence[Member]) -> RunEvaluation:
+        """The inverse, of a run of these members."""
+        rows = [_object(row) for row in _list(content["members"])]
+        environment = _environment(content["env"])
+        assert environment is not None
+        return cls(
+            algorithm=str(content["algorithm"]),
+            checkpoint=str(content["checkpoint"]),
+            environment=environment,
+            episodes=_whole(content["episodes"]),
+            seed=_whole(content["seed"]),
+            action_choice=_optional_text(content["action_choice"]),
+            members=tuple(
+                MemberEpisodes(
+                    member=members[_whole(row["member"])],
+                    updates=_whole(row["updates"]),
+                    score=_number(row["score"]),
+                    std=_number(row["std"]),
+                    normalised=_optional_number(row["normalised"]),
+                    success_at_last_step=_optional_number(row["success_at_last_step"]),
+                    success_at_any_step=_optional_number(row["success_at_any_step"]),
+                    returns=_numbers(row["returns"]),
+                    lengths=tuple(map(_whole, _list(row["lengths"]))),
+                )
+                for row in rows
+            ),
+        )
+
 
 def _columns(member: Member) -> JsonRow:
     """What names a member in a row."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -259,10 +260,27 @@ def _record(request: Request, dataset: Dataset) -> RunRecord:
         data_return=data_return(dataset),
         spec=dataset.spec,
         command=shlex.join(["diffcps", *sys.argv[1:]] if Path(sys.argv[0]).name == "diffcps" else sys.argv),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, **_commit()},
         init_from=None if request.start is None else request.start.weights,
         device=f"{jax.devices()[0].device_kind} x {jax.device_count()}",
     )
+
+
+def _commit() -> dict[str, str]:
+    """The commit of the library, where it is used from its repository; with a "+" where files differ from it."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        root, commit = (
+            subprocess.run([*git, "rev-parse", what], capture_output=True, text=True, check=True).stdout.strip()
+            for what in ("--show-toplevel", "HEAD")
+        )
+        if Path(root) != here.parents[2]:  # another repository, which holds an environment with the package
+            return {}
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit[:10] + "+" * bool(changed.stdout)}
 
 
 def _settled(settings: Settings, environment: EnvironmentSpec | None) -> Settings:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from diffcps.records.folder import RunFolder
+from diffcps.records.record import RunEvaluation
 from diffcps.run.evaluate import evaluate
 from diffcps.run.policy import Checkpoint
 from diffcps.run.train import run
+from diffcps.storage import read_json
 from diffcps.study.plan import Cell, Final
 from diffcps.types import UserError
 
@@ -44,6 +46,18 @@ def rules(cell: Cell, final: Final) -> Iterator[str | None]:
     own = getattr(cell.request.config, "action_choice", None)
     yield None
     yield from (choice for choice in final.also_act if own is not None and choice != own)
+
+
+def final_evaluations(cell: Cell, final: Final, folder: Path) -> Iterator[RunEvaluation]:
+    """The new episodes that were played so far, a file for each acting rule."""
+    found = RunFolder(folder)
+    record = found.read_record()
+    if record.environment is None:
+        return
+    for choice in rules(cell, final):
+        path = _final_file(folder, final, choice)
+        if path.exists():
+            yield RunEvaluation.from_json(read_json(path), record.members)
 
 
 def is_done(cell: Cell, final: Final | None, folder: Path) -> bool:

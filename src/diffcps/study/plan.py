@@ -67,6 +67,8 @@ class Cell(NamedTuple):
     """Name of the method's table in the plan."""
     variant: Mapping[str, object]
     """The fields that make a run for each of their values, with this run's."""
+    given: tuple[str, ...]
+    """All fields of the method's config of which the plan says something."""
     request: Request
 
     @property
@@ -179,7 +181,7 @@ def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, kno
             data.task,
             None if preset is None else _text(preset, f"{where}.preset"),
         )
-        found.append(Cell(key, entry, variant, request))
+        found.append(Cell(key, entry, variant, tuple(given), request))
     return found
 
 

@@ -1,0 +1,203 @@
+"""Studies as they run: cells in processes, what fails, what is killed, what is asked to stop; and their results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from diffcps.envs.toy import stitching
+from diffcps.study.plan import read_study
+from diffcps.study.results import results_of, write_results
+from diffcps.study.run import Work, log_of, run_study, standing_of
+from diffcps.types import UserError
+
+PLAN = """
+[study]
+seeds = [0, 1]
+updates = 40
+eval_every = 20
+log_every = 10
+episodes = 2
+
+[final]
+episodes = 3
+also_act = ["sample"]
+
+[data.cross]
+dataset = "cross.npz"
+env = "diffcps/Stitching-v0"
+
+[methods.bc]
+width = 16
+depth = 1
+
+[methods.diffusion_ql]
+width = 16
+depth = 1
+batch_size = 16
+num_steps = 2
+num_candidates = 2
+q_weight = [0.5, 1.0]
+"""
+BROKEN = """
+[data.broken]
+dataset = "broken.npz"
+"""
+
+
+def written(folder: Path, text: str = PLAN) -> Path:
+    """The plan in a file, with its data beside it."""
+    data = stitching(40)
+    names = {"observations": "observation", "actions": "action", "rewards": "reward", "terminals": "terminal"}
+    arrays = {name: np.asarray(getattr(data, field)) for name, field in names.items()}
+    arrays |= {"timeouts": np.asarray(data.timeout), "next_observations": np.asarray(data.next_observation)}
+    np.savez(folder / "cross.npz", **arrays)
+    np.savez(folder / "broken.npz", observations=np.zeros((3, 2)))
+    path = folder / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Work]]:
+    """A study with data that cannot be read: its plan, its folder, what became of it."""
+    folder = tmp_path_factory.mktemp("study")
+    plan = written(folder, PLAN + BROKEN)
+    return plan, folder / "out", run_study(plan, folder / "out", workers=min(2, len(os.sched_getaffinity(0))))
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(made):
+    plan, out, work = made
+    states = {one.cell.name: one.state for one in work}
+    assert states == {
+        **{"cross/bc": "done", "cross/diffusion_ql": "done"},
+        **{"broken/bc": "failed", "broken/diffusion_ql": "failed"},
+    }
+    failed = work[2]
+    assert "broken.npz" in failed.line and "actions" in failed.line
+    assert failed.line in log_of(failed.cell, out).read_text()
+    assert [one.state for one in standing_of(out)] == ["done", "done", "waiting", "waiting"]
+
+
+def test_what_is_done_is_not_done_again(made):
+    plan, out, _ = made
+    logs = {path: path.read_bytes() for path in out.rglob("*.jsonl")}
+    changed = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    seen: list[Sequence[Work]] = []
+    work = run_study(plan, out, watch=seen.append)
+    assert [one.state for one in work] == ["done", "done", "failed", "failed"]
+    assert [one.state for one in seen[0]][:2] == ["done", "done"]
+    assert {path: path.read_bytes() for path in out.rglob("*.jsonl")} == logs
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == changed
+
+
+def test_a_folder_belongs_to_one_plan(made, tmp_path):
+    _, out, _ = made
+    with pytest.raises(UserError, match="holds the study of another plan"):
+        run_study(written(tmp_path), out)
+    with pytest.raises(UserError, match="1000 workers: there are"):
+        run_study(written(tmp_path), tmp_path / "out", workers=1000)
+    with pytest.raises(UserError, match=r"is no folder of a study \(it has no study\.toml\)"):
+        standing_of(tmp_path)
+
+
+def test_results_are_a_row_for_each_evaluation_and_member(made, tmp_path):
+    plan, out, _ = made
+    results = results_of(read_study(plan), out)
+    training = [row for row in results if row.protocol == "training"]
+    final = [row for row in results if row.protocol == "final"]
+    assert len(training) == 2 * 2 + 2 * 4  # evaluations x members
+    assert [(row.origin.method, row.acting) for row in final[:2]] == [("bc", None)] * 2
+    assert [row.acting for row in final[2:]] == ["softmax_q"] * 4 + ["sample"] * 4
+    assert all(row.update == 40 and row.checkpoint == "last" and len(row.returns) == 3 for row in final)
+    assert [row.config["q_weight"] for row in final[2:6]] == [0.5, 0.5, 1.0, 1.0]
+    assert [row.seed for row in final[2:6]] == [0, 1, 0, 1]
+    for row in results:
+        assert row.score == pytest.approx(np.mean(row.returns))
+    path = tmp_path / "results.parquet"
+    write_results(results, path)
+    table = pyarrow.parquet.read_table(path)
+    assert table.num_rows == len(results)
+    assert str(table.schema.field("returns").type) == "list<element: double>"
+    assert str(table.schema.field("failure").type) == "string"
+    assert table["config.q_weight"].to_pylist()[-1] == 1.0 and table["config.q_weight"].to_pylist()[0] is None
+    assert table["dataset_sha256"].to_pylist()[0] == results[0].origin.dataset_sha256 != ""
+
+
+# --- Kills ---
+
+
+def started(plan: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "diffcps.cli.main", "study", "run", str(plan), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited for nothing"
+        time.sleep(0.05)
+
+
+def logs(out: Path) -> dict[str, str]:
+    """What the runs have logged, but for the times."""
+    return {str(path.relative_to(out)): path.read_text() for path in sorted(out.rglob("evaluations.jsonl"))}
+
+
+LONG = PLAN.replace("updates = 40", "updates = 2000").replace("[methods.bc]", "[methods.bc]\nbatch_size = 16")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_study(written(folder, LONG), folder / "out")
+    return logs(folder / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_was_stopped_ends_with_the_same_numbers(number, tmp_path, undisturbed):
+    plan, out = written(tmp_path, LONG), tmp_path / "out"
+    process = started(plan, out)
+    rows = out / "cross" / "bc" / "evaluations.jsonl"
+    wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) > 3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    if number == signal.SIGKILL:
+        wait_for(lambda: "interrupted, and saved" in (out / "cross" / "bc.log").read_text())
+    else:
+        assert process.returncode == 130, said
+        assert b"stopped, and saved; the same command goes on" in said
+    assert "2000" not in rows.read_text().splitlines()[-1][:20]
+    again = started(plan, out)
+    assert again.wait(timeout=300) == 0
+    assert logs(out) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_a_failure_and_goes_on_with_the_next_call(tmp_path, undisturbed):
+    plan, out = written(tmp_path, LONG), tmp_path / "out"
+    killed = False
+
+    def kill(work: Sequence[Work]) -> None:
+        nonlocal killed
+        rows = out / "cross" / "bc" / "evaluations.jsonl"
+        if not killed and rows.exists() and len(rows.read_text().splitlines()) > 3:
+            subprocess.run(["pkill", "-KILL", "-f", f"diffcps.study.worker {plan} {out} cross/bc"], check=True)
+            killed = True
+
+    work = run_study(plan, out, watch=kill)
+    assert killed
+    assert [one.state for one in work] == ["failed", "done"]
+    assert work[0].line == "ended with exit status -9 and without a word"
+    assert [one.state for one in run_study(plan, out)] == ["done", "done"]
+    assert logs(out) == undisturbed
