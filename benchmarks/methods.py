@@ -25,7 +25,7 @@ from diffcps.algorithms import ALGORITHMS
 from diffcps.training.members import Program, expand
 from diffcps.types import Configuration, Tree
 
-ROWS = 20_000
+ROWS = 2_000
 """Fewer than in a file of D4RL, because stages begin with computations for every row."""
 
 

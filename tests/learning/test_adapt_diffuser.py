@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import adapt_diffuser
-from diffcps.algorithms.adapt_diffuser import Generated, Judged, discriminate, judge, label, mixed, window_returns
+from diffcps.algorithms.adapt_diffuser import (
+    Dynamics,
+    Generated,
+    Judged,
+    discriminate,
+    judge,
+    label,
+    mixed,
+    window_returns,
+)
 from diffcps.diffusion.schedule import make_schedule
+from diffcps.networks.mlp import MLP
 from diffcps.policies.guided import plan
 from diffcps.policies.plans import PlanScale, Windows, knowing, unscaled
 from diffcps.rl.windows import starts_first
@@ -37,16 +47,21 @@ def test_what_could_not_be_followed_is_not_kept():
     np.testing.assert_array_equal(discriminate(judged, jnp.asarray(0.0), 0.3), [True, False, False])
 
 
-def system(scaled):
+class Exact(Dynamics):
     """s' = s + a, r = 2 s, of (a, s)."""
-    return scaled * jnp.array([1.0, 2.0])
+
+    def __init__(self):
+        self.network = MLP((2, 2), jax.random.key(0))  # not asked
+
+    def __call__(self, scaled):
+        return scaled * jnp.array([1.0, 2.0])
 
 
 def test_error_and_return_of_a_plan():
     action = jnp.array([[1.0, 2.0, -1.0, 5.0], [1.0, 2.0, -1.0, 5.0]])[..., None]
     observation = jnp.array([[0.0, 1.0, 3.0, 2.0], [0.0, 1.0, 3.0, 5.0]])[..., None]  # the second one jumps by 3
     scale = PlanScale(unscaled(1), unscaled(1))
-    judged = judge(system, scale, unscaled(2), action, observation)  # pyright: ignore[reportArgumentType]
+    judged = judge(Exact(), scale, unscaled(2), action, observation)
     np.testing.assert_allclose(judged.error, [0.0, 3.0**2 / 3])
     np.testing.assert_allclose(judged.returns, [12.0, 18.0])
 
@@ -96,9 +111,16 @@ def test_where_no_plan_is_kept_a_batch_is_data():
     assert np.abs(np.asarray(batch.observation)).max() < 100.0
 
 
-def test_a_batch_has_no_more_plans_than_places():
-    with pytest.raises(UserError, match="generated_in_batch is 9, of a batch of 8: take at most 8"):
-        adapt_diffuser.make(adapt_diffuser.Config(batch_size=8, generated_in_batch=9), SPEC)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 8, "generated_in_batch": 9}, "generated_in_batch is 9, of a batch of 8: take at most 8"),
+        ({"return_quantile": 1.5}, "return_quantile is 1.5, and a quantile lies between 0 and 1"),
+    ],
+)
+def test_what_excludes_one_another_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        adapt_diffuser.make(adapt_diffuser.Config(**changes), SPEC)
 
 
 # --- Learning ---

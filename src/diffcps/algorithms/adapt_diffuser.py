@@ -53,7 +53,6 @@ from diffcps.types import (
     Metrics,
     Real,
     Scalar,
-    Share,
     Spec,
     Stage,
     Transition,
@@ -92,7 +91,7 @@ class Config:
     """Plans of a generation, of which the discriminator keeps some (third party: 50,000 kept)."""
     generated_in_batch: Count = 32
     """Kept plans in each batch of a fine-tuning, the others are data (authors: half of a batch)."""
-    return_quantile: Share = 0.9
+    return_quantile: Real = 0.9
     """A plan is kept if its return is above this quantile of the returns of the data's windows (authors: above a
     threshold for each task)."""
     max_error: Real = 0.3
@@ -305,6 +304,8 @@ def check(config: Config, spec: Spec) -> None:
             f"generated_in_batch is {config.generated_in_batch}, of a batch of {config.batch_size}: take at most "
             f"{config.batch_size}"
         )
+    if isinstance(config.return_quantile, float) and config.return_quantile > 1.0:
+        raise UserError(f"return_quantile is {config.return_quantile}, and a quantile lies between 0 and 1")
 
 
 def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
@@ -333,7 +334,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
             scale=PlanScale(unscaled(spec.action_size), unscaled(spec.observation_size)),
             change=unscaled(spec.observation_size + 1),
             goal=jnp.zeros(spec.observation_size),
-            kept=jnp.asarray(0.0),
+            kept=jnp.zeros(()),
             tuned=jnp.asarray(0),
         )
 
