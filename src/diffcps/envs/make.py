@@ -275,6 +275,8 @@ def _register_ours(environment_id: str) -> None:
         import diffcps.envs.adroit
     elif ours.startswith("Kitchen-"):
         import diffcps.envs.kitchen
+    elif ours.startswith(("Stitching-", "NoisyCircle-")):
+        import diffcps.envs.toy
     elif ours.startswith("TriFinger"):
         import diffcps.envs.trifinger  # noqa: F401
 
