@@ -167,19 +167,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_was_stopped_ends_with_the_same_numbers(number, tmp_path, undisturbed):
     plan, out = written(tmp_path, LONG), tmp_path / "out"
-    process = started(plan, out)
     rows = out / "cross" / "bc" / "evaluations.jsonl"
-    wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) > 3)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    with started(plan, out) as process:
+        wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) > 3)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
     if number == signal.SIGKILL:
         wait_for(lambda: "interrupted, and saved" in (out / "cross" / "bc.log").read_text())
     else:
         assert process.returncode == 130, said
         assert b"stopped, and saved; the same command goes on" in said
     assert "2000" not in rows.read_text().splitlines()[-1][:20]
-    again = started(plan, out)
-    assert again.wait(timeout=300) == 0
+    with started(plan, out) as again:
+        said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0
+    assert b"2 of 2 runs done" in said
     assert logs(out) == undisturbed
 
 
