@@ -422,8 +422,9 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
 
     def begin_tuning(state: State, dataset: Dataset, key: Key) -> tuple[State, Generated]:
         labels = label(dataset, config)
-        times = -(-config.generated // DRAWN_AT_ONCE)
-        drawn = jax.lax.map(partial(generate, state, dataset, labels), jax.random.split(key, times))
+        of_several = partial(generate, state, dataset, labels)
+        chunk = jnp.arange(-(-config.generated // DRAWN_AT_ONCE))
+        drawn = jax.lax.map(lambda number: of_several(jax.random.fold_in(key, number)), chunk)
         plans, kept = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
         planner = start(optimiser, state.planner.model)
         state = state._replace(planner=planner, kept=jnp.mean(kept, dtype=jnp.float32), tuned=jnp.asarray(0))
