@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from diffcps.algorithms.adapt_diffuser import (
     followed,
     label,
     mixed,
+    usual_error,
     window_returns,
 )
 from diffcps.diffusion.schedule import make_schedule
@@ -75,6 +77,9 @@ def test_waypoints_are_driven_to():
     """A point mass: (x, v) -> (x + v, v + a), without a reward."""
 
     class Mass(Exact):
+        def __init__(self):
+            super().__init__()
+
         def __call__(self, scaled):
             return jnp.stack([scaled[..., 2], scaled[..., 0], 0.0 * scaled[..., 0]], axis=-1)
 
@@ -87,6 +92,28 @@ def test_waypoints_are_driven_to():
     drive.append(0.5 - 0.9 - 0.1)  # at (0.9, 0.1), the end is held at rest
     np.testing.assert_allclose(found.action[0, :, 0], drive, atol=1e-6)
     np.testing.assert_allclose(found.observation[0], [[0.0, 0.0], [0.0, 0.4], [0.4, 0.5], [0.9, 0.1]], atol=1e-6)
+
+
+def test_the_usual_error_is_that_of_whole_windows_of_the_data():
+    dataset, config = random_dataset(256), adapt_diffuser.Config(horizon=3)
+    labels = label(dataset, config)
+    scale, change = PlanScale(unscaled(SPEC.action_size), unscaled(SPEC.observation_size)), unscaled(4)
+    still = eqx.tree_at(
+        lambda d: d.network.layers[-1], Dynamics(SPEC, 8, jax.random.key(0)), replace_fn=zero
+    )  # nothing changes
+    found = usual_error(still, scale, change, dataset, labels, jax.random.key(1), config)
+    whole = [row for row in range(dataset.size) if labels.left[row] >= 2]
+    starts = np.asarray(labels.start.row[: int(labels.start.count[0])])
+    moved = [
+        np.mean(np.square(dataset.observation[row : row + 3] - dataset.observation[row]))
+        for row in set(whole) & set(starts.tolist())
+    ]
+    np.testing.assert_allclose(found, np.median(moved), rtol=0.1)
+    assert 0 < len(moved) < len(starts)
+
+
+def zero(layer):
+    return jax.tree.map(jnp.zeros_like, layer)
 
 
 def test_the_returns_of_windows_end_with_their_episodes():

@@ -49,6 +49,7 @@ from diffcps.policies.plans import (
     plan_loss,
     steps_read,
     unscaled,
+    windows_at,
 )
 from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.rl.windows import Starts, draw_starts, starts_first, window
@@ -81,6 +82,8 @@ DIAGNOSED = 256
 """Windows that a diagnosis measures."""
 DRAWN_AT_ONCE = 64
 """Plans of a generation that are drawn side by side."""
+COMPARED = 1024
+"""Windows of the data that are followed, to know how well that can be done."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,9 @@ class Config:
     """Plans of a generation, of which the discriminator keeps some (third party: 50,000 kept)."""
     generated_in_batch: Count = 32
     """Kept plans in each batch of a fine-tuning, the others are data (authors: half of a batch)."""
-    max_error: Real = 0.03
-    """A plan is kept if it could be followed with less than this mean squared distance, in the units of `scale`
-    (authors: by the simulator, to within 1.02 at each step)."""
+    max_error: Real = 5.0
+    """A plan is kept if it can be followed with an error below this, in units of the median error with which the data's
+    own windows can (authors: in the simulator, to within 1.02 at each step)."""
     dynamics_width: int = 256
     """Units per hidden layer of the dynamics, of which there are two."""
     dynamics_learning_rate: Real = 3e-4
@@ -276,6 +279,25 @@ def followed(
     return Followed(jnp.moveaxis(actions, 0, -2), reached, jnp.sum(rewards, axis=0), jnp.mean(distance, axis=(-2, -1)))
 
 
+def usual_error(
+    dynamics: Dynamics,
+    scale: PlanScale,
+    change: Scale,
+    dataset: Dataset,
+    labels: WindowLabels,
+    key: Key,
+    config: Config,
+) -> Scalar:
+    """The median error of windows of the data that are followed; those that end with their episode are left out.
+
+    NaN, with which no plan is kept, where there is no other.
+    """
+    row = draw_starts(labels.start, key, COMPARED)
+    read = windows_at(dataset, labels, row, config.horizon)
+    found = followed(dynamics, scale, change, read.action, read.observation, config.control)
+    return jnp.nanmedian(jnp.where(labels.left[row] >= config.horizon - 1, found.error, jnp.nan))
+
+
 def discriminate(found: Followed, logged: Float[Array, "*b"], max_error: Real) -> Bool[Array, "*b"]:
     """Whether a plan is kept: it could be followed, and pays more than what was logged from there (section 4.3)."""
     return (found.error < max_error) & (found.returns > logged)
@@ -408,7 +430,9 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
 
     # --- generation, discriminator, fine-tuning ---
 
-    def generate(state: State, dataset: Dataset, labels: WindowLabels, key: Key) -> tuple[Windows, Bool[Array, " b"]]:
+    def generate(
+        state: State, dataset: Dataset, labels: WindowLabels, max_error: Scalar, key: Key
+    ) -> tuple[Windows, Bool[Array, " b"]]:
         """Plans, as they were followed, from observations at which windows start; and whether they are kept."""
         key_start, key_noise = jax.random.split(key)
         row = draw_starts(labels.start, key_start, DRAWN_AT_ONCE)
@@ -417,14 +441,16 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         plans, _ = guided.plan(state.target_planner, state.target_value, schedule, known, noise, config)
         planned = state.scale.back(plans[:, 0])
         found = followed(state.dynamics.model, state.scale, state.change, *planned, config.control)
-        kept = discriminate(found, window_returns(dataset, labels, row, config.horizon), config.max_error)
+        kept = discriminate(found, window_returns(dataset, labels, row, config.horizon), max_error)
         return Windows(found.action, found.observation, found.returns), kept
 
     def begin_tuning(state: State, dataset: Dataset, key: Key) -> tuple[State, Generated]:
-        labels = label(dataset, config)
-        of_several = partial(generate, state, dataset, labels)
+        key_data, key_plans = jax.random.split(key)
+        labels, dynamics = label(dataset, config), state.dynamics.model
+        usual = usual_error(dynamics, state.scale, state.change, dataset, labels, key_data, config)
+        of_several = partial(generate, state, dataset, labels, config.max_error * usual)
         chunk = jnp.arange(-(-config.generated // DRAWN_AT_ONCE))
-        drawn = jax.lax.map(lambda number: of_several(jax.random.fold_in(key, number)), chunk)
+        drawn = jax.lax.map(lambda number: of_several(jax.random.fold_in(key_plans, number)), chunk)
         plans, kept = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
         planner = start(optimiser, state.planner.model)
         state = state._replace(planner=planner, kept=jnp.mean(kept, dtype=jnp.float32), tuned=jnp.asarray(0))
