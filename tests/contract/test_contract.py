@@ -262,7 +262,7 @@ TABLE += [
             **{"planner_learning_rate": 0.01, "value_learning_rate": 0.01, "value_interval": 1},
             **{"plans": 3, "unguided_steps": 0, "guide_scale": 5.0},
             **{"dynamics_learning_rate": 0.01, "dynamics_width": 16, "dynamics_batch_size": 8},
-            **{"generated": 8, "generated_in_batch": 4, "return_quantile": 0.1, "max_error": 10.0},
+            **{"generated": 8, "generated_in_batch": 4, "max_error": 3.0},
         ),
         targets={"target_planner": ("ema_rate", (2, 4, 6)), "target_value": ("ema_rate", (2, 4, 6))},
         read_in={"target_planner": ("", "selection/loss"), "target_value": ("", "value/loss")},

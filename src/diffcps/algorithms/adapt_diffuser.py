@@ -3,9 +3,9 @@
     planner       Diffuser: L(theta) = E[w (x_0 - x_theta(x_t, t))^2], a value J_phi, plans pulled by its gradient
     dynamics      L(psi) = E[|f_psi(s, a) - (s' - s, r)|^2]
     generation    plans x ~ p_theta pulled by J_phi, from observations of the data (algorithm 1)
-    discriminator keeps x if its error mean_k |s_{k+1} - s_k - f_psi(s_k, a_k)|^2 is small and its return
-                  sum_k r_psi(s_k, a_k) is high
-    fine-tuning   L(theta) on batches half of kept plans, half of data; and again, round by round
+    discriminator follows x from its first observation as f_psi answers, s~_{k+1} = s~_k + f_psi(s~_k, a_k); keeps it if
+                  mean_k |s~_k - s_k|^2 is small and sum_k r_psi(s~_k, a_k) is more than the data got from there
+    fine-tuning   L(theta) on batches half of what was followed and kept, half of data; and again, round by round
 
 Where this differs from the authors' program: docs/algorithms/adapt_diffuser.md, "Deviations".
 """
@@ -27,7 +27,16 @@ from diffcps.networks.mlp import MLP
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
 from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
 from diffcps.policies import guided
-from diffcps.policies.guided import Control, goal_of, guided_acting, known_ends, known_from, loss_weight, value_loss
+from diffcps.policies.guided import (
+    Control,
+    action_on,
+    goal_of,
+    guided_acting,
+    known_ends,
+    known_from,
+    loss_weight,
+    value_loss,
+)
 from diffcps.policies.plans import (
     PlanScale,
     Scale,
@@ -40,6 +49,7 @@ from diffcps.policies.plans import (
     plan_loss,
     steps_read,
     unscaled,
+    windows_at,
 )
 from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.rl.windows import Starts, draw_starts, starts_first, window
@@ -72,8 +82,8 @@ DIAGNOSED = 256
 """Windows that a diagnosis measures."""
 DRAWN_AT_ONCE = 64
 """Plans of a generation that are drawn side by side."""
-COMPARED = 4096
-"""Windows of the data whose returns the plans' are compared with."""
+COMPARED = 1024
+"""Windows of the data that are followed, to know how well that can be done."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,9 @@ class Config:
     """Plans of a generation, of which the discriminator keeps some (third party: 50,000 kept)."""
     generated_in_batch: Count = 32
     """Kept plans in each batch of a fine-tuning, the others are data (authors: half of a batch)."""
-    return_quantile: Real = 0.9
-    """A plan is kept if its return is above this quantile of the returns of the data's windows (authors: above a
-    threshold for each task)."""
-    max_error: Real = 0.3
-    """A plan is kept if its error is below this; 1 is the error of an f that does not look at its input (authors: if
-    the simulator follows the plan)."""
+    max_error: Real = 5.0
+    """A plan is kept if it can be followed with an error below this, in units of the median error with which the data's
+    own windows can (authors: in the simulator, to within 1.02 at each step)."""
     dynamics_width: int = 256
     """Units per hidden layer of the dynamics, of which there are two."""
     dynamics_learning_rate: Real = 3e-4
@@ -221,16 +228,19 @@ class Generated(NamedTuple):
 
     of_data: WindowLabels
     plans: Windows
-    """All that were made, in the data's units."""
+    """All that were made, as they were followed, in the data's units."""
     kept: Starts
     """Which of them the discriminator keeps."""
 
 
-class Judged(NamedTuple):
-    """Of a plan, by the dynamics."""
+class Followed(NamedTuple):
+    """What came of plans, as the dynamics answer, in the data's units."""
 
+    action: Float[Array, "*b h act"]
+    observation: Float[Array, "*b h obs"]
     returns: Float[Array, "*b"]
     error: Float[Array, "*b"]
+    """Mean squared distance to the planned observations, scaled."""
 
 
 # --- The dynamics ---
@@ -247,24 +257,50 @@ def dynamics_loss(dynamics: Dynamics, scale: PlanScale, change: Scale, batch: Tr
     return jnp.mean(jnp.square(dynamics(scale.into(batch.action, batch.observation)) - wanted))
 
 
-def judge(
+def followed(
     dynamics: Dynamics,
     scale: PlanScale,
     change: Scale,
     action: Float[Array, "*b h act"],
     observation: Float[Array, "*b h obs"],
-) -> Judged:
-    """Return and error of plans in the data's units."""
-    predicted = dynamics(scale.into(action, observation))
-    reward = change.back(predicted)[..., -1]
-    planned = change.into(changes(observation[..., :-1, :], observation[..., 1:, :], reward[..., :-1]))
-    error = jnp.square(planned - predicted[..., :-1, :])[..., :-1]
-    return Judged(jnp.sum(reward, axis=-1), jnp.mean(error, axis=(-2, -1)))
+    control: Control,
+) -> Followed:
+    """Plans in the data's units, followed to their end from their first observations."""
+
+    def step(now: Float[Array, "*b obs"], since: Int[Array, ""]):
+        chosen = action_on(action, observation, now, since, control)
+        predicted = change.back(dynamics(scale.into(chosen, now)))
+        return now + predicted[..., :-1], (chosen, now, predicted[..., -1])
+
+    steps = jnp.arange(action.shape[-2])
+    _, (actions, reached, rewards) = jax.lax.scan(step, observation[..., 0, :], steps)
+    reached = jnp.moveaxis(reached, 0, -2)
+    distance = jnp.square(scale.observation.into(reached) - scale.observation.into(observation))
+    return Followed(jnp.moveaxis(actions, 0, -2), reached, jnp.sum(rewards, axis=0), jnp.mean(distance, axis=(-2, -1)))
 
 
-def discriminate(judged: Judged, least_return: Scalar, max_error: Real) -> Bool[Array, "*b"]:
-    """Whether a plan is kept: nearly as the dynamics would have it, and of a high return (section 4.3)."""
-    return (judged.returns > least_return) & (judged.error < max_error)
+def usual_error(
+    dynamics: Dynamics,
+    scale: PlanScale,
+    change: Scale,
+    dataset: Dataset,
+    labels: WindowLabels,
+    key: Key,
+    config: Config,
+) -> Scalar:
+    """The median error of windows of the data that are followed; those that end with their episode are left out.
+
+    NaN, with which no plan is kept, where there is no other.
+    """
+    row = draw_starts(labels.start, key, COMPARED)
+    read = windows_at(dataset, labels, row, config.horizon)
+    found = followed(dynamics, scale, change, read.action, read.observation, config.control)
+    return jnp.nanmedian(jnp.where(labels.left[row] >= config.horizon - 1, found.error, jnp.nan))
+
+
+def discriminate(found: Followed, logged: Float[Array, "*b"], max_error: Real) -> Bool[Array, "*b"]:
+    """Whether a plan is kept: it could be followed, and pays more than what was logged from there (section 4.3)."""
+    return (found.error < max_error) & (found.returns > logged)
 
 
 # --- The data ---
@@ -304,8 +340,6 @@ def check(config: Config, spec: Spec) -> None:
             f"generated_in_batch is {config.generated_in_batch}, of a batch of {config.batch_size}: take at most "
             f"{config.batch_size}"
         )
-    if isinstance(config.return_quantile, float) and config.return_quantile > 1.0:
-        raise UserError(f"return_quantile is {config.return_quantile}, and a quantile lies between 0 and 1")
 
 
 def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
@@ -396,30 +430,28 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
 
     # --- generation, discriminator, fine-tuning ---
 
-    def generate(state: State, dataset: Dataset, labels: WindowLabels, key: Key) -> Windows:
-        """Plans in the data's units, one each from observations at which windows start."""
-
-        def several(key: Key) -> Windows:
-            key_start, key_noise = jax.random.split(key)
-            row = draw_starts(labels.start, key_start, DRAWN_AT_ONCE)
-            known = known_from(config, state, dataset.observation[row][:, None])
-            noise = jax.random.normal(key_noise, (config.num_steps, DRAWN_AT_ONCE, 1, config.horizon, channels))
-            plans, _ = guided.plan(state.target_planner, state.target_value, schedule, known, noise, config)
-            return Windows(*state.scale.back(plans[:, 0]), labels.value[row])
-
-        times = -(-config.generated // DRAWN_AT_ONCE)
-        drawn = jax.lax.map(several, jax.random.split(key, times))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
+    def generate(
+        state: State, dataset: Dataset, labels: WindowLabels, max_error: Scalar, key: Key
+    ) -> tuple[Windows, Bool[Array, " b"]]:
+        """Plans, as they were followed, from observations at which windows start; and whether they are kept."""
+        key_start, key_noise = jax.random.split(key)
+        row = draw_starts(labels.start, key_start, DRAWN_AT_ONCE)
+        known = known_from(config, state, dataset.observation[row][:, None])
+        noise = jax.random.normal(key_noise, (config.num_steps, DRAWN_AT_ONCE, 1, config.horizon, channels))
+        plans, _ = guided.plan(state.target_planner, state.target_value, schedule, known, noise, config)
+        planned = state.scale.back(plans[:, 0])
+        found = followed(state.dynamics.model, state.scale, state.change, *planned, config.control)
+        kept = discriminate(found, window_returns(dataset, labels, row, config.horizon), max_error)
+        return Windows(found.action, found.observation, found.returns), kept
 
     def begin_tuning(state: State, dataset: Dataset, key: Key) -> tuple[State, Generated]:
-        key_plans, key_data = jax.random.split(key)
-        labels = label(dataset, config)
-        plans = generate(state, dataset, labels, key_plans)
-        judged = judge(state.dynamics.model, state.scale, state.change, plans.action, plans.observation)
-        row = draw_starts(labels.start, key_data, COMPARED)
-        returns = window_returns(dataset, labels, row, config.horizon)
-        least_return = jnp.quantile(returns, config.return_quantile)
-        kept = discriminate(judged, least_return, config.max_error)
+        key_data, key_plans = jax.random.split(key)
+        labels, dynamics = label(dataset, config), state.dynamics.model
+        usual = usual_error(dynamics, state.scale, state.change, dataset, labels, key_data, config)
+        of_several = partial(generate, state, dataset, labels, config.max_error * usual)
+        chunk = jnp.arange(-(-config.generated // DRAWN_AT_ONCE))
+        drawn = jax.lax.map(lambda number: of_several(jax.random.fold_in(key_plans, number)), chunk)
+        plans, kept = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
         planner = start(optimiser, state.planner.model)
         state = state._replace(planner=planner, kept=jnp.mean(kept, dtype=jnp.float32), tuned=jnp.asarray(0))
         return state, Generated(labels, plans, starts_first(kept))
