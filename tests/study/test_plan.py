@@ -126,6 +126,7 @@ def test_no_word_of_a_data_table_has_two_meanings():
         ('env = "Hopper-v5"', 'envv = "Hopper-v5"', "data.replay: unknown field envv: did you mean env?"),
         ('dataset = "builtin"', "", "data.replay: says neither task nor dataset"),
         ('dataset = "builtin"', "dataset = 3", "data.replay.dataset: is 3, and must be text"),
+        ('"sample"', '"smaple"', "final.also_act: unknown way to act of these methods smaple: did you mean sample?"),
         ("hopper-medium-v2", "hoper-medium-v2", "unknown task 'hoper-medium-v2': did you mean hopper-medium-v2?"),
         ('method = "bc"', 'method = "bcc"', "methods.cloning: unknown method bcc: did you mean bc?"),
         ("kappa = [0.02", "kapa = [0.02", "methods.diffcps: unknown field kapa: did you mean kappa?"),

@@ -60,7 +60,7 @@ def written(folder: Path, text: str = PLAN) -> Path:
     names = {"observations": "observation", "actions": "action", "rewards": "reward", "terminals": "terminal"}
     arrays = {name: np.asarray(getattr(data, field)) for name, field in names.items()}
     arrays |= {"timeouts": np.asarray(data.timeout), "next_observations": np.asarray(data.next_observation)}
-    np.savez(folder / "cross.npz", **arrays)
+    np.savez(folder / "cross.npz", **arrays)  # pyright: ignore[reportArgumentType]
     np.savez(folder / "broken.npz", observations=np.zeros((3, 2)))
     path = folder / "plan.toml"
     path.write_text(text)
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Wor
 
 
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(made):
-    plan, out, work = made
+    _, out, work = made
     states = {one.cell.name: one.state for one in work}
     assert states == {
         **{"cross/bc": "done", "cross/diffusion_ql": "done"},

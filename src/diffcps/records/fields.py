@@ -39,6 +39,12 @@ def field_types(kind: type[Configuration]) -> Mapping[str, object]:
     return types.MappingProxyType({field.name: hints[field.name] for field in dataclasses.fields(kind)})
 
 
+def choices(kind: type[Configuration], name: str) -> tuple[str, ...]:
+    """The words that a field takes; none where there is no such field, or it takes something else."""
+    annotation = field_types(kind).get(name)
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
 def values_of(config: Configuration) -> dict[str, object]:
     """Field names and values of a dataclass, in order."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from diffcps.records.fields import choices
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import RunEvaluation
 from diffcps.run.evaluate import evaluate
@@ -44,8 +45,9 @@ def make_cell(cell: Cell, final: Final | None, folder: Path) -> None:
 def rules(cell: Cell, final: Final) -> Iterator[str | None]:
     """The acting rules of the new episodes: the method's own (None), and further ones where it has a choice."""
     own = getattr(cell.request.config, "action_choice", None)
+    known = choices(type(cell.request.config), "action_choice")
     yield None
-    yield from (choice for choice in final.also_act if own is not None and choice != own)
+    yield from (choice for choice in final.also_act if choice in known and choice != own)
 
 
 def final_evaluations(cell: Cell, final: Final, folder: Path) -> Iterator[RunEvaluation]:

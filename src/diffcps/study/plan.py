@@ -146,8 +146,10 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
         for entry in methods
         for cell in _cells(key, of_data, entry, _table(methods, entry, "methods."), settings, tuple(data))
     ]
+    final = _final(content)
     _check_names(cells)
-    return Study(name, _final(content), tuple(cells))
+    _check_rules(cells, final)
+    return Study(name, final, tuple(cells))
 
 
 def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, known_data: tuple[str, ...]) -> list[Cell]:
@@ -282,6 +284,15 @@ def _check_names(cells: list[Cell]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two of its runs would have the folder {name}: give the tables other names")
+
+
+def _check_rules(cells: list[Cell], final: Final | None) -> None:
+    """Every further rule must be one that some method of the plan has."""
+    choices = [fields.choices(type(cell.request.config), "action_choice") for cell in cells]
+    known = list(dict.fromkeys(choice for found in choices for choice in found))
+    for rule in () if final is None else final.also_act:
+        if rule not in known:
+            raise UserError(f"final.also_act: {fields.unknown_name(rule, known, 'way to act of these methods')}")
 
 
 def _check_keys(table: Table, known: tuple[str, ...], where: str) -> None:
