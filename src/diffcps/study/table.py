@@ -31,12 +31,12 @@ def plan_table(study: Study) -> Table:
     """A row for each cell."""
     total = sum(cell.request.settings.updates * cell.members for cell in study.cells)
     title = f"{study.name}: {len(study.cells)} runs, {total:,} updates of single members"
-    table = _table(title, ("data", "run", "method", "preset", "swept", "seeds", "members", "updates"))
+    table = _table(title, ("run", "method", "preset", "swept", "seeds", "members", "updates"))
     for cell in study.cells:
         request = cell.request
         swept = ", ".join(f"{name} {' '.join(f'{x:g}' for x in values)}" for name, values in request.sweep.items())
         table.add_row(
-            *(Text(text) for text in (cell.data, cell.name.split("/")[1], request.method, request.preset or "–")),
+            *(Text(text) for text in (cell.name, request.method, request.preset or "–")),
             *(Text(text) for text in (swept or "–", " ".join(map(str, request.settings.seeds)), str(cell.members))),
             f"{request.settings.updates:,}",
         )
