@@ -109,7 +109,5 @@ class LiveStudy:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for name in columns:
-        table.add_column(
-            name, justify="right" if name in ("members", "updates", "update", "of", "updates/s") else "left"
-        )
+        table.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
     return table
