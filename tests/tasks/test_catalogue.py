@@ -57,9 +57,9 @@ def test_addresses_are_those_of_the_benchmarks():
 
 def test_every_preset_is_known_and_used():
     named = {task.preset for task in catalogue().values()} - {None}
-    assert named == set(presets_of("diffcps")) | set(presets_of("diffusion_ql"))
+    assert named == set(presets_of("diffcps")) | set(presets_of("diffusion_ql")) | set(presets_of("diffuser"))
     assert set(presets_of("diffusion_ql")) == set(presets_of("diffusion_bc"))
-    assert len(named) == 21
+    assert len(named) == 24
 
 
 def test_unknown_tasks():
