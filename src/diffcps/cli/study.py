@@ -24,6 +24,12 @@ def add(commands: Commands) -> None:
     status = kinds.add_parser("status", help="how far a study is", allow_abbrev=False)
     status.add_argument("out", type=Path, metavar="DIR", help="the folder of its runs")
     status.set_defaults(command=_status, parser=status)
+    report = kinds.add_parser("report", help="its tables, curves and intervals as a page", allow_abbrev=False)
+    report.add_argument("out", type=Path, metavar="DIR", help="the folder of its runs")
+    report.add_argument(
+        "--reference", metavar="ROW", help="the row of the tables that others are compared with [the first]"
+    )
+    report.set_defaults(command=_report, parser=report)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -56,3 +62,9 @@ def _status(options: argparse.Namespace) -> None:
     from diffcps.study.table import study_table
 
     show(study_table(standing_of(options.out), options.out))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from diffcps.study.report import write_report
+
+    print(f"report: {write_report(options.out, options.reference)}")

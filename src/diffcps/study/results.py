@@ -43,6 +43,8 @@ class Origin:
     dataset_sha256: str
     data_return: float | None
     """Mean return of the data's episodes."""
+    data_normalised: float | None
+    """The same, where the reference returns are known."""
     updates: int
     """Of the whole run."""
     device: str
@@ -101,6 +103,7 @@ def _of(study: Study, cell: Cell, out: Path) -> Iterator[Result]:
 
 
 def _origin(study: Study, cell: Cell, record: RunRecord) -> Origin:
+    of_data, reference = record.data_return, record.reference
     return Origin(
         study=study.name,
         data=cell.data,
@@ -112,7 +115,8 @@ def _origin(study: Study, cell: Cell, record: RunRecord) -> Origin:
         environment=None if record.environment is None else str(record.environment),
         dataset=record.dataset.source,
         dataset_sha256=record.dataset.sha256,
-        data_return=record.data_return,
+        data_return=of_data,
+        data_normalised=None if of_data is None or reference is None else float(normalised_score(of_data, reference)),
         updates=record.settings.updates,
         device=record.device,
         commit=record.versions.get("commit"),
@@ -200,8 +204,8 @@ def table_of(results: Sequence[Result]) -> pyarrow.Table:
 
 
 _NUMBERS = (
-    *("data_return", "score", "normalised", "success_at_last_step", "success_at_any_step", "selection_loss"),
-    "updates_per_second",
+    *("data_return", "data_normalised", "score", "normalised", "success_at_last_step", "success_at_any_step"),
+    *("selection_loss", "updates_per_second"),
 )
 _TEXTS = ("preset", "task", "environment", "commit", "checkpoint", "acting", "failure")
 """Columns that may hold nothing but None, whose type nothing would say."""
