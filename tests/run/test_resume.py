@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import diffcps
+from diffcps.algorithms import bc
+from diffcps.envs.toy import stitching
+from diffcps.run.progress import Display, Silent
+from diffcps.training.loop import Interrupted
+
 UPDATES = 400
 COMMAND = (
     *("--dataset", "builtin", "--seeds", "0", "1", "--episodes", "1"),
@@ -92,3 +98,34 @@ def test_ctrl_c_saves_and_says_how_to_go_on(method, uninterrupted, tmp_path):
     assert (tmp_path / "run" / "summary.json").exists() and (tmp_path / "run" / "curves.png").exists()
     finish(start(method, tmp_path / "run", "--resume"), 0)
     assert results(tmp_path / "run") == uninterrupted
+
+
+class StopsWhilePlaying(Silent):
+    """Presses Ctrl-C at a step of the second evaluation."""
+
+    def __init__(self):
+        self.evaluations = 0
+        self.steps = 0
+
+    def evaluating(self, step: int, alive: int) -> None:
+        self.evaluations += step == 0
+        if self.evaluations == 2:
+            self.steps += 1
+            if step == 3:
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_an_evaluation_is_broken_off_by_ctrl_c_and_made_when_the_run_goes_on(tmp_path):
+    config = bc.Config(width=8, depth=1, batch_size=8)
+    settings = diffcps.Settings(env="diffcps/Stitching-v0", updates=8, eval_every=4, log_every=2, episodes=2)
+
+    def train(out: Path, resume: bool = False, display: Display | None = None) -> str:
+        diffcps.train(config, stitching(20), settings, out=out, resume=resume, display=display)
+        return (out / "evaluations.jsonl").read_text()
+
+    undisturbed, display = train(tmp_path / "undisturbed"), StopsWhilePlaying()
+    with pytest.raises(Interrupted, match="stopped after 8 updates"):
+        train(tmp_path / "run", display=display)
+    assert display.steps == 4  # of 30
+    assert len((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()) == 1
+    assert train(tmp_path / "run", resume=True) == undisturbed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from diffcps.records.folder import RunFolder
 from diffcps.records.record import Evaluation, Measurement, MemberEpisodes, RunEvaluation, RunRecord, Summary
 from diffcps.study.cell import rules
 from diffcps.study.plan import Cell, Final, study_of
-from diffcps.study.run import PLAN, log_of
+from diffcps.study.run import PLAN, failure_of
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Member, expand
 from diffcps.types import DatasetInfo, EnvironmentSpec, Spec
@@ -41,10 +41,12 @@ class Fake(NamedTuple):
     commit: str = "0123456789"
 
 
-def write_study(out: Path, text: str, fake: Callable[[Cell], Fake | None], said: Callable[[Cell], str] = str) -> None:
+def write_study(
+    out: Path, text: str, fake: Callable[[Cell], Fake | None], failed: Mapping[str, str] | None = None
+) -> None:
     """The folder of the plan `text`; a run for which there is no fake has not begun.
 
-    `said` is what the process of a run that is not done has said.
+    `failed` has the last lines of those that failed, by their names.
     """
     study = study_of(tomllib.loads(text), "study")
     out.mkdir(parents=True, exist_ok=True)
@@ -53,10 +55,9 @@ def write_study(out: Path, text: str, fake: Callable[[Cell], Fake | None], said:
         facts = fake(cell)
         if facts is not None:
             write_run(out / cell.name, cell, study.final, facts)
-        if said is not str:
-            log = log_of(cell, out)
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(said(cell))
+        if failed is not None and cell.name in failed:
+            failure_of(cell, out).parent.mkdir(parents=True, exist_ok=True)
+            failure_of(cell, out).write_text(failed[cell.name])
 
 
 def write_run(path: Path, cell: Cell, final: Final | None, fake: Fake) -> None:

@@ -82,7 +82,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(made):
     failed = work[2]
     assert "longest of its episodes has 30 steps, and the windows of diffuser need 65" in failed.line
     assert failed.line in log_of(failed.cell, out).read_text()
-    assert [one.state for one in standing_of(out)] == ["done", "done", "waiting"]
+    assert [(one.state, one.line) for one in standing_of(out)] == [("done", ""), ("done", ""), ("failed", failed.line)]
 
 
 def test_what_is_done_is_not_done_again(made):

@@ -22,14 +22,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffcps.diffusion.schedule import make_schedule
+from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.networks.mlp import MLP
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
 from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
 from diffcps.policies import guided
 from diffcps.policies.guided import (
+    DIAGNOSED,
     Control,
+    Draws,
     action_on,
+    diagnosis,
+    draw,
     goal_of,
     guided_acting,
     known_ends,
@@ -78,8 +82,6 @@ CITATION = """@inproceedings{liang2023adaptdiffuser,
   archivePrefix = {arXiv}
 }"""
 
-DIAGNOSED = 256
-"""Windows that a diagnosis measures."""
 DRAWN_AT_ONCE = 64
 """Plans of a generation that are drawn side by side."""
 COMPARED = 1024
@@ -204,25 +206,6 @@ class State(NamedTuple):
     """Updates made since then."""
 
 
-class Draws(NamedTuple):
-    """All randomness of one update."""
-
-    t: Int[Array, " b"]
-    """Diffusion steps, uniform on 0..T-1."""
-    eps: Float[Array, "b h channel"]
-    value_t: Int[Array, " b"]
-    """Of the value's loss."""
-    value_eps: Float[Array, "b h channel"]
-
-
-def draw(shape: tuple[int, ...], num_steps: int, key: Key) -> Draws:
-    """The random numbers of one update on so many plans."""
-    keys = jax.random.split(key, 4)
-    t, value_t = (jax.random.randint(key, shape[:1], 0, num_steps) for key in keys[:2])
-    eps, value_eps = (jax.random.normal(key, shape) for key in keys[2:])
-    return Draws(t, eps, value_t, value_eps)
-
-
 class Generated(NamedTuple):
     """What the rows are labelled with in a fine-tuning, and the plans that were made for it."""
 
@@ -315,6 +298,28 @@ def window_returns(dataset: Dataset, labels: WindowLabels, row: Int[Array, " b"]
     """The sums of the logged rewards in the windows that start at these rows."""
     read = window(row, labels.left[row], horizon)
     return jnp.sum(dataset.reward[read.row] * read.inside, axis=-1)
+
+
+def generate(config: Config, schedule: Schedule, state: State, dataset: Dataset, key: Key) -> Generated:
+    """Plans, as they were followed, one each from observations at which windows start; and which are kept."""
+    key_data, key_plans = jax.random.split(key)
+    labels, of_dynamics = label(dataset, config), (state.dynamics.model, state.scale, state.change)
+    max_error = config.max_error * usual_error(*of_dynamics, dataset, labels, key_data, config)
+
+    def several(number: Int[Array, ""]) -> tuple[Windows, Bool[Array, " b"]]:
+        key_start, key_noise = jax.random.split(jax.random.fold_in(key_plans, number))
+        row = draw_starts(labels.start, key_start, DRAWN_AT_ONCE)
+        known = known_from(config, state, dataset.observation[row][:, None])
+        shape = DRAWN_AT_ONCE, 1, config.horizon, dataset.spec.action_size + dataset.spec.observation_size
+        noise = jax.random.normal(key_noise, (config.num_steps, *shape))
+        plans, _ = guided.plan(state.target_planner, state.target_value, schedule, known, noise, config)
+        found = followed(*of_dynamics, *state.scale.back(plans[:, 0]), config.control)
+        kept = discriminate(found, window_returns(dataset, labels, row, config.horizon), max_error)
+        return Windows(found.action, found.observation, found.returns), kept
+
+    drawn = jax.lax.map(several, jnp.arange(-(-config.generated // DRAWN_AT_ONCE)))
+    plans, kept = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
+    return Generated(labels, plans, starts_first(kept))
 
 
 def mixed(dataset: Dataset, labels: Generated, key: Key, config: Config) -> Windows:
@@ -430,31 +435,11 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
 
     # --- generation, discriminator, fine-tuning ---
 
-    def generate(
-        state: State, dataset: Dataset, labels: WindowLabels, max_error: Scalar, key: Key
-    ) -> tuple[Windows, Bool[Array, " b"]]:
-        """Plans, as they were followed, from observations at which windows start; and whether they are kept."""
-        key_start, key_noise = jax.random.split(key)
-        row = draw_starts(labels.start, key_start, DRAWN_AT_ONCE)
-        known = known_from(config, state, dataset.observation[row][:, None])
-        noise = jax.random.normal(key_noise, (config.num_steps, DRAWN_AT_ONCE, 1, config.horizon, channels))
-        plans, _ = guided.plan(state.target_planner, state.target_value, schedule, known, noise, config)
-        planned = state.scale.back(plans[:, 0])
-        found = followed(state.dynamics.model, state.scale, state.change, *planned, config.control)
-        kept = discriminate(found, window_returns(dataset, labels, row, config.horizon), max_error)
-        return Windows(found.action, found.observation, found.returns), kept
-
     def begin_tuning(state: State, dataset: Dataset, key: Key) -> tuple[State, Generated]:
-        key_data, key_plans = jax.random.split(key)
-        labels, dynamics = label(dataset, config), state.dynamics.model
-        usual = usual_error(dynamics, state.scale, state.change, dataset, labels, key_data, config)
-        of_several = partial(generate, state, dataset, labels, config.max_error * usual)
-        chunk = jnp.arange(-(-config.generated // DRAWN_AT_ONCE))
-        drawn = jax.lax.map(lambda number: of_several(jax.random.fold_in(key_plans, number)), chunk)
-        plans, kept = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: config.generated], drawn)
+        made = generate(config, schedule, state, dataset, key)
+        share = made.kept.count[0] / made.kept.row.shape[0]
         planner = start(optimiser, state.planner.model)
-        state = state._replace(planner=planner, kept=jnp.mean(kept, dtype=jnp.float32), tuned=jnp.asarray(0))
-        return state, Generated(labels, plans, starts_first(kept))
+        return state._replace(planner=planner, kept=share, tuned=jnp.asarray(0)), made
 
     def tuning_batch(dataset: Dataset, key: Key) -> Windows:
         return mixed(dataset, dataset.labels, key, config)
@@ -467,16 +452,10 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         key_start, key_draw = jax.random.split(key)
         read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
-        scaled = state.scale.into(read.action, read.observation)
-        known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key_draw)
-        loss, error = plan_loss(state.target_planner, schedule, scaled, known, weight, draws.t, draws.eps)
+        draws = draw((DIAGNOSED, config.horizon, channels), config.num_steps, key_draw)
         of_dynamics = dynamics_loss(state.dynamics.model, state.scale, state.change, transitions(rows))
-        metrics = {"plan/loss": loss, "plan/error": error, "dynamics/loss": of_dynamics, "selection/loss": loss}
-        if state.target_value is None:
-            return metrics
-        of_value = state.target_value, schedule, scaled, known, read.value, draws.value_t, draws.value_eps
-        loss, mean = value_loss(*of_value)
-        return metrics | {"value/loss": loss, "value/mean": mean}
+        of_plans = diagnosis(config, spec, schedule, weight, state, read, draws)
+        return of_plans | {"dynamics/loss": of_dynamics}
 
     act, in_episode = guided_acting(config, spec, schedule)
     tuning = Stage(config.tuning_share, tuning_batch, tune, begin_tuning, keep=True)

@@ -24,7 +24,18 @@ from diffcps.diffusion.schedule import make_schedule
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
 from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
 from diffcps.policies import guided
-from diffcps.policies.guided import Control, goal_of, guided_acting, known_ends, loss_weight, value_loss
+from diffcps.policies.guided import (
+    DIAGNOSED,
+    Control,
+    Draws,
+    diagnosis,
+    draw,
+    goal_of,
+    guided_acting,
+    known_ends,
+    loss_weight,
+    value_loss,
+)
 from diffcps.policies.plans import (
     PlanScale,
     WindowLabels,
@@ -58,9 +69,6 @@ CITATION = """@inproceedings{janner2022diffuser,
   eprint = {2205.09991},
   archivePrefix = {arXiv}
 }"""
-
-DIAGNOSED = 256
-"""Windows that a diagnosis measures."""
 
 
 @dataclass(frozen=True)
@@ -143,25 +151,6 @@ class State(NamedTuple):
     """In the data's units; not used without a goal."""
 
 
-class Draws(NamedTuple):
-    """All randomness of one update."""
-
-    t: Int[Array, " b"]
-    """Diffusion steps, uniform on 0..T-1."""
-    eps: Float[Array, "b h channel"]
-    value_t: Int[Array, " b"]
-    """Of the value's loss."""
-    value_eps: Float[Array, "b h channel"]
-
-
-def draw(shape: tuple[int, ...], num_steps: int, key: Key) -> Draws:
-    """The random numbers of one update on so many plans."""
-    keys = jax.random.split(key, 4)
-    t, value_t = (jax.random.randint(key, shape[:1], 0, num_steps) for key in keys[:2])
-    eps, value_eps = (jax.random.normal(key, shape) for key in keys[2:])
-    return Draws(t, eps, value_t, value_eps)
-
-
 # --- The data ---
 
 
@@ -231,15 +220,8 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         key_start, key_draw = jax.random.split(key)
         read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
-        scaled = state.scale.into(read.action, read.observation)
-        known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key_draw)
-        loss, error = plan_loss(state.target_planner, schedule, scaled, known, weight, draws.t, draws.eps)
-        metrics = {"plan/loss": loss, "plan/error": error, "selection/loss": loss}
-        if state.target_value is None:
-            return metrics
-        of_value = state.target_value, schedule, scaled, known, read.value, draws.value_t, draws.value_eps
-        loss, mean = value_loss(*of_value)
-        return metrics | {"value/loss": loss, "value/mean": mean}
+        draws = draw((DIAGNOSED, config.horizon, channels), config.num_steps, key_draw)
+        return diagnosis(config, spec, schedule, weight, state, read, draws)
 
     act, in_episode = guided_acting(config, spec, schedule)
     return Algorithm(

@@ -6,7 +6,7 @@ Reference: Diffuser (arXiv:2205.09991), with the details of its program.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,21 @@ from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_
 from diffcps.policies.plans import (
     Planner,
     PlanScale,
+    Windows,
     acting,
     best_of,
     check_warm_start,
     knowing,
+    plan_loss,
     towards,
     warm_noise,
 )
-from diffcps.types import Dataset, EpisodeActor, Key, Real, Scalar, Spec, UserError
+from diffcps.types import Dataset, EpisodeActor, Key, Metrics, Real, Scalar, Spec, UserError
 
 Control = Literal["actions", "waypoints"]
+
+DIAGNOSED = 256
+"""Windows that a diagnosis measures."""
 
 
 @runtime_checkable
@@ -79,6 +84,28 @@ class Planning(Protocol):
 State = TypeVar("State", bound=Planning)
 
 
+# --- Randomness ---
+
+
+class Draws(NamedTuple):
+    """All randomness of one update."""
+
+    t: Int[Array, " b"]
+    """Diffusion steps, uniform on 0..T-1."""
+    eps: Float[Array, "b h channel"]
+    value_t: Int[Array, " b"]
+    """Of the value's loss."""
+    value_eps: Float[Array, "b h channel"]
+
+
+def draw(shape: tuple[int, ...], num_steps: int, key: Key) -> Draws:
+    """The random numbers of one update on so many plans."""
+    keys = jax.random.split(key, 4)
+    t, value_t = (jax.random.randint(key, shape[:1], 0, num_steps) for key in keys[:2])
+    eps, value_eps = (jax.random.normal(key, shape) for key in keys[2:])
+    return Draws(t, eps, value_t, value_eps)
+
+
 # --- Losses ---
 
 
@@ -100,6 +127,28 @@ def value_loss(
     """E[(J(known(x_t), t) - target)^2]; also the mean of J."""
     predicted = value(known(add_noise(schedule, plan, t[:, None], eps)), t)
     return jnp.mean(jnp.square(predicted - target)), jnp.mean(predicted)
+
+
+def diagnosis(
+    config: Guided,
+    spec: Spec,
+    schedule: Schedule,
+    weight: Float[Array, "h channel"],
+    state: Planning,
+    windows: Windows,
+    draws: Draws,
+) -> Metrics:
+    """Both losses of the moving averages on these windows."""
+    scaled = state.scale.into(windows.action, windows.observation)
+    known = known_ends(config, spec, scaled)
+    loss, error = plan_loss(state.target_planner, schedule, scaled, known, weight, draws.t, draws.eps)
+    metrics = {"plan/loss": loss, "plan/error": error, "selection/loss": loss}
+    if state.target_value is None:
+        return metrics
+    of_value, mean = value_loss(
+        state.target_value, schedule, scaled, known, windows.value, draws.value_t, draws.value_eps
+    )
+    return metrics | {"value/loss": of_value, "value/mean": mean}
 
 
 # --- What is known ---

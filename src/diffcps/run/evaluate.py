@@ -21,7 +21,7 @@ from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
 from diffcps.run.preflight import check_environment, check_seeds
 from diffcps.run.progress import Display
 from diffcps.tasks.references import normalised_score
-from diffcps.training.loop import Training
+from diffcps.training.loop import Interrupted, Training
 from diffcps.training.members import Member, Program
 from diffcps.types import Dataset, EnvAction, EnvironmentSpec, EnvObservation, UserError
 
@@ -46,17 +46,25 @@ def rows_to_diagnose(dataset: Dataset, episode_steps: int = 0) -> Dataset:
 
 
 def evaluate_members(
-    program: Program, record: RunRecord, training: Training, rows: Dataset, display: Display
+    program: Program,
+    record: RunRecord,
+    training: Training,
+    rows: Dataset,
+    display: Display,
+    stop_requested: Callable[[], bool],
 ) -> list[Evaluation]:
     """Diagnosis on `rows` and whole episodes of every member that is left, after `training.update` updates.
 
     Episodes that cannot be played cost the score and nothing else: the display is told, and the rows hold the failure.
+    Raises `Interrupted` where it is asked to stop: the state is saved by now, and a run that goes on begins with this.
     """
     diagnosis = program.diagnose(training.state, rows)
     played, failure = None, None
     if record.environment is not None:
         try:
-            played = _play(program, record, record.environment, training, display)
+            played = _play(program, record, record.environment, training, display, stop_requested)
+        except Interrupted:
+            raise
         except Exception as error:  # an environment is foreign code and raises what it likes
             failure = _failure_text(error)
             display.note(
@@ -76,15 +84,25 @@ def evaluate_members(
 
 
 def _play(
-    program: Program, record: RunRecord, environment: EnvironmentSpec, training: Training, display: Display
+    program: Program,
+    record: RunRecord,
+    environment: EnvironmentSpec,
+    training: Training,
+    display: Display,
+    stop_requested: Callable[[], bool],
 ) -> Episodes:
+    def on_step(step: int, alive: int) -> None:
+        display.evaluating(step, alive)
+        if stop_requested():
+            raise Interrupted(training.update)
+
     return roll_out(
         MemberPolicies(program, training.state, Scaling.of(record.dataset), training.update),
         environment,
         len(program.members),
         record.settings.episodes,
         seed=record.settings.eval_seed,
-        on_step=display.evaluating,
+        on_step=on_step,
     )
 
 

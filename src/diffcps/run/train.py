@@ -191,16 +191,16 @@ def _fit(
         for chosen in (best, selected):  # a kill may have come between the log and them
             chosen.update(now, training.state)
 
-    def evaluate() -> None:
-        evaluations = evaluate_members(program, record, training, rows, display)
-        folder.append_evaluations(evaluations)
-        for chosen in (best, selected):
-            chosen.update(evaluations, training.state)
-        display.evaluated(training.update, evaluations)
-
     display.start(record, training.update, best.known)
     with loop.stop_requests() as stop_requested:
         told = False
+
+        def evaluate() -> None:
+            evaluations = evaluate_members(program, record, training, rows, display, stop_requested)
+            folder.append_evaluations(evaluations)
+            for chosen in (best, selected):
+                chosen.update(evaluations, training.state)
+            display.evaluated(training.update, evaluations)
 
         def waiting(update: int) -> None:
             nonlocal told

@@ -40,10 +40,7 @@ from diffcps.study.course import Curve, MetricCurves, cost_of, metric_curves, re
 from diffcps.study.formats import UNITS
 from diffcps.study.plan import Study
 from diffcps.study.results import Result
-from diffcps.study.run import Work, log_of
-
-STOPPED = "interrupted, and saved"
-"""The last line of a run that was asked to stop: no news."""
+from diffcps.study.run import Work
 
 
 class Figure(NamedTuple):
@@ -85,7 +82,7 @@ class RunLine(NamedTuple):
     files: tuple[Link, ...]
     state: str
     last_line: str
-    """Of the log of one that is not done."""
+    """Of one that failed."""
     method: str
     preset: str
     given: str
@@ -153,22 +150,6 @@ class Page(NamedTuple):
 
 Styles = Mapping[str, Style]
 """By the label of a row."""
-
-
-def with_last_lines(work: Sequence[Work], out: Path) -> list[Work]:
-    """What is not done, with the last line of its log. What spoke and left no folder has failed.
-
-    Of a run with a folder the log does not tell: it may be at work, and its last line a note.
-    """
-    found: list[Work] = []
-    for one in work:
-        log = log_of(one.cell, out)
-        lines = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
-        line = lines[-1] if lines and lines[-1] != STOPPED else ""
-        if one.state != "done":
-            one = Work(one.cell, "failed" if one.state == "waiting" and line else one.state, line)
-        found.append(one)
-    return found
 
 
 def page_of(

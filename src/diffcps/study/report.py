@@ -16,7 +16,7 @@ from diffcps.study.formats import (
     latex,
     markdown,
 )
-from diffcps.study.page import Page, page_of, with_last_lines
+from diffcps.study.page import Page, page_of
 from diffcps.study.plan import read_study
 from diffcps.study.results import results_of, write_results
 from diffcps.study.run import PLAN, standing_of
@@ -36,7 +36,7 @@ def write_report(out: str | Path, reference: str | None = None) -> Path:
     extra `studies`.
     """
     out = Path(out)
-    work = with_last_lines(standing_of(out), out)
+    work = standing_of(out)
     study = read_study(out / PLAN)
     results = results_of(study, out)
     page = page_of(study, work, results, out, reference)

@@ -70,13 +70,15 @@ def standing_of(out: str | Path) -> list[Work]:
     if not (out / PLAN).exists():
         raise UserError(f"{out}: is no folder of a study (it has no {PLAN})")
     study = read_study(out / PLAN)
-    return [Work(cell, _state(study, cell, out)) for cell in study.cells]
+    return [_standing(study, cell, out) for cell in study.cells]
 
 
-def _state(study: Study, cell: Cell, out: Path) -> State:
+def _standing(study: Study, cell: Cell, out: Path) -> Work:
     if _done(study, cell, out):
-        return "done"
-    return "begun" if RunFolder(out / cell.name).config.exists() else "waiting"
+        return Work(cell, "done")
+    if failure_of(cell, out).exists():
+        return Work(cell, "failed", failure_of(cell, out).read_text("utf-8"))
+    return Work(cell, "begun" if RunFolder(out / cell.name).config.exists() else "waiting")
 
 
 def _done(study: Study, cell: Cell, out: Path) -> bool:
@@ -134,12 +136,18 @@ def log_of(cell: Cell, out: Path) -> Path:
     return out / f"{cell.name}.log"
 
 
+def failure_of(cell: Cell, out: Path) -> Path:
+    """Where the line of a cell that failed stands, until it is tried again."""
+    return out / f"{cell.name}.failed"
+
+
 def _start(plan: Path, out: Path, cell: Cell, cores: list[int]) -> subprocess.Popen[bytes]:
     """The process of a cell; signals of the terminal reach it through this one alone."""
     log = log_of(cell, out)
     log.parent.mkdir(parents=True, exist_ok=True)
+    failure_of(cell, out).unlink(missing_ok=True)
     command = [sys.executable, "-m", "diffcps.study.worker", str(plan), str(out), cell.name, *map(str, cores)]
-    with open(log, "ab") as file:
+    with open(log, "wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -149,4 +157,6 @@ def _ended(cell: Cell, code: int, out: Path) -> Work:
     if code == 130:
         return Work(cell, "waiting")
     lines = log_of(cell, out).read_text("utf-8", "replace").strip().splitlines()
-    return Work(cell, "failed", lines[-1] if lines else f"ended with exit status {code} and without a word")
+    line = lines[-1] if lines else f"ended with exit status {code} and without a word"
+    write_atomically(failure_of(cell, out), line.encode())
+    return Work(cell, "failed", line)

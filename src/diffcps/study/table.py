@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ MAX_FAILED = 10
 """Failed cells that are shown; the others are counted."""
 NUMBERS = {"members", "updates", "update", "of", "updates/s"}
 """Columns of numbers."""
+DRAW_SECONDS = 5.0
+"""Least time between two drawings, each of which reads the logs of what runs."""
 LINE_SECONDS = 60.0
 """Longest silence of a log."""
 
@@ -82,6 +85,7 @@ class LiveStudy:
         self._live = rich.live.Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._states: dict[int, State] = {}
         self._said = time.monotonic()
+        self._drawn = -math.inf
 
     def __enter__(self) -> LiveStudy:
         if self._live is not None:
@@ -95,7 +99,9 @@ class LiveStudy:
     def __call__(self, work: Sequence[Work]) -> None:
         """Shows all cells as they are now."""
         if self._live is not None:
-            self._live.update(study_table(work, self._out), refresh=True)
+            if time.monotonic() - self._drawn > DRAW_SECONDS or not any(one.state == "running" for one in work):
+                self._live.update(study_table(work, self._out), refresh=True)
+                self._drawn = time.monotonic()
             return
         for number, one in enumerate(work):
             if one.state not in (self._states.get(number, "waiting"), "waiting"):
