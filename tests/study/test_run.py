@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from diffcps.envs.toy import stitching
+from diffcps.records.folder import RunFolder
 from diffcps.study.plan import read_study
 from diffcps.study.results import results_of, write_results
 from diffcps.study.run import Work, log_of, run_study, standing_of
@@ -95,6 +97,15 @@ def test_what_is_done_is_not_done_again(made):
     assert [one.state for one in seen[0]][:2] == ["done", "done"]
     assert {path: path.read_bytes() for path in out.rglob("*.jsonl")} == logs
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == changed
+
+
+def test_what_is_missing_is_left_to_do(made, tmp_path):
+    _, out, _ = made
+    shutil.copytree(out, tmp_path / "out")
+    RunFolder(tmp_path / "out" / "cross" / "bc").forget_after(20)
+    (played,) = (tmp_path / "out" / "cross" / "diffusion_ql" / "evaluations").glob("*-sample.json")
+    played.unlink()
+    assert [one.state for one in standing_of(tmp_path / "out")] == ["begun", "begun", "failed"]
 
 
 def test_a_folder_belongs_to_one_plan(made, tmp_path):
