@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,13 @@ from diffcps.study.compare import (
     protocols_of,
     table_of,
     trials_of,
-    value_text,
 )
 from diffcps.study.course import Bound, cost_of, metric_curves, score_curves
 from diffcps.study.formats import caption, comma_separated, deviation_text, in_latex, latex, markdown, score_text
-from diffcps.study.plan import Study, study_of
+from diffcps.study.plan import Study, study_of, value_text
 from diffcps.study.results import Origin, Result
 from diffcps.study.run import State, Work
+from diffcps.tasks.catalogue import catalogue
 from diffcps.training.members import expand
 from diffcps.types import UserError
 
@@ -122,7 +123,7 @@ def works(study: Study, state: State = "done") -> list[Work]:
 def table(study: Study, results: list[Result], protocol: str, work: list[Work] | None = None) -> ScoreTable:
     trials = trials_of(work or works(study), results)
     (found,) = (each for each in protocols_of(study) if each.name == protocol)
-    return table_of(found, trials, columns_of(trials))
+    return table_of(found, trials, columns_of(trials, found.kind), study.published)
 
 
 def row(of: ScoreTable, label: str) -> Row:
@@ -218,8 +219,7 @@ def both(study: Study, one: float = 500.0, two: float = 700.0) -> list[Result]:
 
 def test_averages_by_hand():
     study = plan()
-    average = row(table(study, both(study), "last"), "bc").average
-    assert average is not None
+    (average,) = row(table(study, both(study), "last"), "bc").averages
     # means 60 and 80; the seeds' averages are 60, 70, 80
     assert (average.mean, average.deviation) == pytest.approx((70.0, np.std([60, 70, 80])))
     assert (average.columns, average.notes) == (2, ())
@@ -230,7 +230,7 @@ def test_bold_is_within_three_percent_of_the_best():
     assert [[entry.is_bold for entry in each.entries] for each in of.rows] == [
         *([False, False], [True, True], [False, False], [True, True]),  # the data, 98 %, 50 %, the best
     ]
-    assert [each.average is not None and each.average.is_bold for each in of.rows] == [False, True, False, True]
+    assert [each.averages[0].is_bold for each in of.rows] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_the_data_are_a_row_that_takes_no_part():
     assert first.label == DATA_LABEL and not first.is_compared and first.seeds == ""
     assert [entry.mean for entry in first.entries] == [40.0, 40.0]  # above all methods, and not bold
     assert not any(entry.is_bold for entry in first.entries)
-    assert first.average is not None and first.average.mean == 40.0
+    assert first.averages[0].mean == 40.0
     assert row(of, "bc").entries[0].is_bold
 
 
@@ -286,9 +286,9 @@ def test_what_is_not_finished_has_no_number():
     assert [entry.notes for entry in diffcps.entries] == [("failed",), ("not begun",)]
     assert bc.entries[1].notes == ("unfinished: 40 of 100 updates",)
     assert [entry.mean for entry in (*diffcps.entries, bc.entries[1])] == [None] * 3
-    assert bc.average is not None and bc.average.notes == ("1 of 2 data",)
-    assert bc.average.mean == pytest.approx(60.0) and not bc.average.is_bold
-    assert diffcps.average is not None and diffcps.average.mean is None
+    assert bc.averages[0].notes == ("1 of 2 data",)
+    assert bc.averages[0].mean == pytest.approx(60.0) and not bc.averages[0].is_bold
+    assert diffcps.averages[0].mean is None
     assert table(study, results, "final", work).rows[-1].entries[0].notes == ("no new episodes yet",)
 
 
@@ -296,7 +296,7 @@ def test_an_average_over_some_of_the_data_is_neither_bold_nor_the_best():
     study = plan()
     results = [each for each in both(study) if each.origin.run != "one/bc"]
     of = table(study, results, "last", works(study, "done"))
-    bc, near, far = (row(of, label).average for label in ("bc", "diffcps kappa=0.02", "diffcps kappa=0.04"))
+    bc, near, far = (row(of, label).averages[0] for label in ("bc", "diffcps kappa=0.02", "diffcps kappa=0.04"))
     assert bc and near and far
     assert bc.mean is not None and near.mean is not None and bc.mean > near.mean
     assert [each.is_bold for each in (bc, near, far)] == [False, True, False]
@@ -308,7 +308,7 @@ def test_fewer_seeds_are_told():
     bc = row(table(study, results, "last"), "bc")
     assert bc.entries[0].notes == ("2 of 3 seeds",)
     assert numbers(bc.entries[0]) == (60.0, 10.0)
-    assert bc.average is not None and bc.average.notes == ("fewer seeds",) and bc.average.deviation is None
+    assert bc.averages[0].notes == ("fewer seeds",) and bc.averages[0].deviation is None
 
 
 def test_seeds_that_were_stopped_are_told():
@@ -368,21 +368,139 @@ def test_units():
     assert of.columns == (Column("one", "return"), Column("two", "return"))
     assert row(of, "bc").entries[0].mean == 600.0
     assert [each.mean for each in of.rows[0].entries] == [400.0, 400.0]
-    assert not of.has_averages and row(of, "bc").average is None
+    assert of.groups == row(of, "bc").averages == ()
     assert of.remarks[0].startswith("There is no average over the data")
     three = plan(PLAN + '[data.three]\ndataset = "three.npz"\n')
     results = rows(three, "one/bc", BC, factor=None) + rows(three, "two/bc", BC)
     of = table(three, results, "last")
     assert [column.unit for column in of.columns] == ["return", "normalised", "normalised"]  # of three nothing is known
     assert of.remarks == ("The average is over two, three: the other data have no normalised scores.",)
-    average = row(of, "bc").average
-    assert average is not None and (average.mean, average.notes) == (pytest.approx(60.0), ("1 of 2 data",))
+    (average,) = row(of, "bc").averages
+    assert (average.mean, average.notes) == (pytest.approx(60.0), ("1 of 2 data",))
 
 
 def test_texts_of_scores():
     assert [deviation_text(value, "return") for value in (12345.6, 12.3456, 0.0)] == ["12346", "12.3", "0"]
     assert [score_text(value, "normalised") for value in (12.34, -0.04, -0.06)] == ["12.3", "0.0", "-0.1"]
     assert [score_text(value, "return") for value in (12345.6, 0.123456, -3.0)] == ["12346", "0.1235", "-3"]
+
+
+# --- What others have published ---
+
+GROUPED = PLAN.replace('dataset = "one.npz"', 'dataset = "one.npz"\ngroup = "A"').replace(
+    'dataset = "two.npz"', 'dataset = "two.npz"\ngroup = "A"'
+)
+PUBLISHED = """
+[data.three]
+dataset = "three.npz"
+group = "B"
+
+[published]
+source = "a paper"
+protocol = "best of all"
+
+[published.scores.bc]
+one = 70.0
+two = [75.0, 1.5]
+
+[published.averages.bc]
+A = [64.0, 0.5]
+B = 1.0
+"""
+
+
+def test_published_numbers_stand_beside_ours():
+    study = plan(GROUPED + PUBLISHED)
+    of = table(study, both(study), "last")
+    bc = row(of, "bc")
+    one, two, three = (entry.published for entry in bc.entries)
+    assert one is not None and one.number == (70.0, None) and one.difference is not None
+    assert two is not None and two.number == (75.0, 1.5) and two.difference is not None and three is None
+    # 50, 60, 70 against 70: the mean is 10 below; the interval of a mean of three, 4.3027 x 10 / sqrt(3)
+    assert one.difference.value == pytest.approx(-10.0) and one.difference.interval is not None
+    assert one.difference.interval == pytest.approx((-10 - 24.841, -10 + 24.841), abs=1e-3)
+    assert of.groups == ("A",)  # of B there is one set of data
+    (average,) = bc.averages
+    assert average.mean == pytest.approx(70.0) and average.published is not None
+    assert average.published.difference is not None and average.published.difference.value == pytest.approx(6.0)
+    assert average.published.difference.interval == pytest.approx((6 - 24.841, 6 + 24.841), abs=1e-3)
+    assert all(entry.published is None for entry in row(of, "diffcps kappa=0.02").entries)
+    text = markdown("s", [of])
+    assert "(published 75.0 ± 1.5; difference +5.0, -19.8 to +29.8)" in text
+    assert "average of A (normalised score)" in text and "Published: a paper (best of all)." in text
+    assert "A: one, two." in of.remarks
+    line = next(line for line in comma_separated([of]).splitlines() if line.startswith("last,bc,one"))
+    assert [round(float(x), 3) if x else None for x in line.split(",")[10:15]] == [70.0, None, -10.0, -34.841, 14.841]
+
+
+def test_a_published_number_without_one_of_ours():
+    study = plan(GROUPED + PUBLISHED)
+    results = [each for each in both(study) if each.origin.run != "one/bc"]
+    bc = row(table(study, results, "last"), "bc")
+    assert bc.entries[0].mean is None and bc.entries[0].published == ((70.0, None), None)
+    # ours is over two alone, theirs over both
+    assert bc.averages[0].published is not None and bc.averages[0].published.difference is None
+    assert "published 70.0" in markdown("s", [table(study, results, "last")])
+
+
+def test_published_numbers_of_another_unit_are_left_out():
+    study = plan(
+        ONE.replace("kappa = [0.02, 0.04]", "")
+        + PUBLISHED.split("[published.averages")[0].replace("two = [75.0, 1.5]\n", "")
+    )
+    of = table(study, rows(study, "one/bc", BC, factor=None), "last")
+    assert of.columns[0].unit == "return" and row(of, "bc").entries[0].published is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("one = 70.0", "onee = 70.0", r"published\.scores\.bc: .*onee.*one"),
+        ("[published.scores.bc]", "[published.scores.bcq]", r"published\.scores: .*bcq.*bc"),
+        ("one = 70.0", 'one = "70"', r"published\.scores\.bc\.one: is '70', and must be a mean or"),
+        ("one = 70.0", "one = [1, 2, 3]", r"must be a mean or \[mean, deviation\]"),
+        ('source = "a paper"', "", r"published\.source: must be text"),
+        ("A = [64.0, 0.5]", "C = 64.0", r"published\.averages\.bc: .*C"),
+        ('protocol = "best', 'unit = "points"\nprotocol = "best', r"published\.unit: .*points"),
+        ('protocol = "best', 'units = "success"\nprotocol = "best', r"published: .*units.*unit"),
+    ],
+)
+def test_a_fault_in_what_is_published_is_one_line(old, new, line):
+    with pytest.raises(UserError, match=line):
+        plan((GROUPED + PUBLISHED).replace(old, new, 1))
+
+
+def test_new_episodes_may_be_scored_by_success():
+    text = ONE.replace("kappa = [0.02, 0.04]", "").replace(
+        'dataset = "one.npz"', 'dataset = "one.npz"\nscore = "success"'
+    )
+    text += '[published]\nsource = "s"\nprotocol = "p"\nunit = "success"\n[published.scores.bc]\none = [0.9, 0.01]\n'
+    study = plan(text)
+    results = [
+        replace(each, success_at_last_step=0.25 * each.seed if each.protocol == "final" else None)
+        for each in rows(study, "one/bc", BC, final={0: 1.0, 1: 1.0, 2: 1.0})
+    ]
+    entry = row(table(study, results, "final"), "bc").entries[0]
+    assert numbers(entry) == pytest.approx((0.25, np.std([0, 0.25, 0.5])))
+    assert entry.published is not None and entry.published.difference is not None
+    assert entry.published.difference.value == pytest.approx(-0.65)
+    assert "0.250 ± 0.204" in markdown("s", [table(study, results, "final")])
+    last = table(study, results, "last")
+    assert last.columns[0].unit == "normalised" and row(last, "bc").entries[0].published is None
+
+
+def test_other_files_than_the_benchmarks_are_told():
+    """Their numbers must not pass for those of the task."""
+    text = ONE.replace('dataset = "one.npz"', 'task = "hopper-medium-v2"\ndataset = "mine/one.hdf5"')
+    study = plan(text)
+    of = table(study, rows(study, "one/bc", BC, dataset="mine/one.hdf5", dataset_sha256="0123456789abcdef"), "last")
+    assert of.columns[0].stand_in == "hopper-medium-v2"
+    assert of.remarks[0] == "one: not the data of hopper-medium-v2, but one.hdf5, SHA-256 0123456789ab."
+    assert "| one, own file (normalised score) |" in markdown("s", [of])
+    of = table(study, rows(study, "one/bc", BC, dataset_sha256=catalogue()["hopper-medium-v2"].sha256), "last")
+    assert of.columns[0].stand_in is None  # the benchmark's own file under another name
+    study = plan(text.replace('dataset = "mine/one.hdf5"', ""))
+    assert table(study, rows(study, "one/bc", BC), "last").columns[0].stand_in is None
 
 
 # --- Files ---

@@ -185,6 +185,22 @@ def performance_profile(
     return Profile(share(tasks), None if ends is None else Band(*ends))
 
 
+def difference_from(known: float, scores: Sequence[float], level: float = 0.95) -> Estimate:
+    """The mean of one task's runs minus a number that others have published, which is taken as exact.
+
+    The interval is Student's, of the mean of normal scores; None for a single run. Raises `UserError` where SciPy is
+    missing, and for no scores.
+    """
+    if not scores:
+        raise UserError("a difference needs one score or more")
+    values = np.asarray(scores, float)
+    value = float(values.mean()) - known
+    if len(values) == 1:
+        return Estimate(value, None)
+    reach = stats().t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Estimate(value, Interval(value - float(reach), value + float(reach)))
+
+
 def paired_difference(
     x: Sequence[Mapping[int, float]],
     y: Sequence[Mapping[int, float]],

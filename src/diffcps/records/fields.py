@@ -60,10 +60,18 @@ def build(kind: type[Fields], values: Mapping[str, object]) -> Fields:
     return kind(**values)
 
 
+MAX_NAMED = 12
+"""Names that an error lists."""
+
+
 def unknown_name(name: str, known: Iterable[str], what: str = "field") -> str:
-    """ "unknown field kapa: did you mean kappa?" """
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else "--help lists them all"
+    """ "unknown field kapa: did you mean kappa?", or what there is, where it is little."""
+    names = list(dict.fromkeys(known))
+    nearest = difflib.get_close_matches(name, names, n=1)
+    if nearest:
+        hint = f"did you mean {nearest[0]}?"
+    else:
+        hint = f"choose from {', '.join(names)}" if 0 < len(names) <= MAX_NAMED else "--help lists them all"
     return f"unknown {what} {name}: {hint}"
 
 

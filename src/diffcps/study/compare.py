@@ -7,13 +7,16 @@ no number, and a mean over fewer seeds or sets of data than planned says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Literal, NamedTuple, cast
 
 from diffcps.evaluation.scores import four_scores, mean_and_std_over_members
-from diffcps.study.plan import Cell, Final, Study
-from diffcps.study.results import Result
+from diffcps.evaluation.statistics import Estimate, difference_from
+from diffcps.study.plan import AVERAGE, Cell, Final, Study
+from diffcps.study.published import Number, Published, Unit
+from diffcps.study.results import Origin, Result
 from diffcps.study.run import Work
-from diffcps.training.members import expand
+from diffcps.tasks.catalogue import catalogue
 from diffcps.types import UserError
 
 LAST_K = 5
@@ -23,8 +26,9 @@ BOLD_WITHIN = 0.03
 DATA_LABEL = "the data's mean return"
 NOT_PLANNED = "not in the plan"
 
-Unit = Literal["normalised", "return"]
-"""Normalised: 0 is the random policy, 100 the expert."""
+SHA_DIGITS = 12
+"""Of a hash in a remark."""
+
 Kind = Literal["last", "best", "mean_of_last", "offline_selected", "final"]
 
 
@@ -94,6 +98,16 @@ class Column(NamedTuple):
 
     data: str
     unit: Unit
+    group: str = AVERAGE
+    stand_in: str | None = None
+    """Where it is another file than the benchmark's: which task it stands for."""
+
+
+class Beside(NamedTuple):
+    """A published number, and ours minus it (None where there is none of ours)."""
+
+    number: Number
+    difference: Estimate | None
 
 
 class Entry(NamedTuple):
@@ -108,18 +122,21 @@ class Entry(NamedTuple):
     """Seeds of the plan; 0 where a number is of no seeds, as that of the data."""
     notes: tuple[str, ...]
     """What must be known of the number, or why there is none."""
+    published: Beside | None = None
     is_bold: bool = False
 
 
 class Average(NamedTuple):
-    """Over the sets of data that have normalised scores, all of the same weight."""
+    """Over the sets of data of a group that have normalised scores, all of the same weight."""
 
+    group: str
     mean: float | None
     deviation: float | None
     """Over seeds, of a seed's average; None where the data have not the same seeds, or one."""
     columns: int
     """Over so many sets of data."""
     notes: tuple[str, ...]
+    published: Beside | None = None
     is_bold: bool = False
 
 
@@ -128,8 +145,8 @@ class Row(NamedTuple):
 
     label: str
     entries: tuple[Entry, ...]
-    average: Average | None
-    """None where the table has no averages."""
+    averages: tuple[Average, ...]
+    """One for each group of the table."""
     is_compared: bool = True
     """False for numbers that stand beside those of the study, such as the data's: they are never bold."""
 
@@ -148,9 +165,9 @@ class ScoreTable(NamedTuple):
     remarks: tuple[str, ...]
 
     @property
-    def has_averages(self) -> bool:
-        """Whether rows have an average."""
-        return _has_averages(self.columns)
+    def groups(self) -> tuple[str, ...]:
+        """The groups of data over which there are averages."""
+        return _groups(self.columns)
 
 
 # --- Rows and columns ---
@@ -167,13 +184,9 @@ def trials_of(work: Sequence[Work], results: Sequence[Result]) -> list[Trial]:
         of_runs.setdefault(row.origin.run, []).append(row)
     for one in work:
         own = of_runs.get(one.cell.name, [])
-        combinations: dict[tuple[float, ...], set[int]] = {}
-        for member in expand(one.cell.request.settings.seeds, one.cell.request.sweep):
-            combinations.setdefault(tuple(member.swept.values()), set()).add(member.index)
-        for swept, members in combinations.items():
-            values = _values(one.cell, dict(zip(one.cell.request.sweep, swept, strict=True)))
-            of_members = tuple(row for row in own if row.member in members)
-            found.append(Trial(label_of(one.cell.entry, values), one, values, of_members))
+        for row in one.cell.rows:
+            of_row = tuple(result for result in own if result.member in row.members)
+            found.append(Trial(row.label, one, row.values, of_row))
     names = [(trial.label, trial.data) for trial in found]
     for label, data in names:
         if names.count((label, data)) > 1:
@@ -182,58 +195,51 @@ def trials_of(work: Sequence[Work], results: Sequence[Result]) -> list[Trial]:
     return sorted(found, key=lambda trial: entries.index(trial.cell.entry))
 
 
-def label_of(entry: str, values: Mapping[str, object]) -> str:
-    """The name of a row: `diffcps kappa=0.02 num_steps=5`."""
-    return " ".join([entry, *(f"{name}={value_text(value)}" for name, value in values.items())])
-
-
-def value_text(value: object) -> str:
-    """The value of a field, as short as it can be told from others."""
-    if isinstance(value, float):
-        short = f"{value:g}"
-        return short if float(short) == value else repr(value)
-    if isinstance(value, tuple | list):
-        return "x".join(map(value_text, cast(Sequence[object], value)))
-    return str(value)
-
-
 def labels_of(trials: Sequence[Trial]) -> list[str]:
     """The rows of all tables, in their order."""
     return list(dict.fromkeys(trial.label for trial in trials))
 
 
-def columns_of(trials: Sequence[Trial]) -> list[Column]:
+def columns_of(trials: Sequence[Trial], kind: Kind = "last") -> list[Column]:
     """All data of the plan; the unit is the normalised score where every score has one.
 
-    Data without any score yet have the unit of the others.
+    Data without any score yet have the unit of the others. New episodes are scored by success where the plan says so.
     """
     units: dict[str, Unit | None] = {}
     for data in dict.fromkeys(trial.data for trial in trials):
-        rows = [row for trial in trials if trial.data == data for row in trial.results]
+        own = [trial for trial in trials if trial.data == data]
+        rows = [row for trial in own for row in trial.results]
         scored = [row for row in rows if row.score is not None]
-        if scored:
+        if kind == "final" and own[0].cell.of_data.by_success:
+            units[data] = "success"
+        elif scored:
             units[data] = "normalised" if all(row.normalised is not None for row in scored) else "return"
         else:
             units[data] = "return" if any(row.origin.environment is None for row in rows) else None
     default: Unit = "normalised" if "normalised" in units.values() else "return"
-    return [Column(data, unit or default) for data, unit in units.items()]
+    return [_column(data, unit or default, trials) for data, unit in units.items()]
+
+
+def _column(data: str, unit: Unit, trials: Sequence[Trial]) -> Column:
+    cell = next(trial.cell for trial in trials if trial.data == data)
+    task, found = cell.request.task, {origin.dataset_sha256 for origin in _origins(trials, data)}
+    own_file = task is not None and cell.request.source != task and found != {catalogue()[task].sha256}
+    return Column(data, unit, cell.of_data.group or AVERAGE, task if own_file else None)
+
+
+def _origins(trials: Sequence[Trial], data: str) -> list[Origin]:
+    return [row.origin for trial in trials if trial.data == data for row in trial.results]
 
 
 def in_unit(row: Result, unit: Unit) -> float | None:
     """The score of a result."""
-    return row.normalised if unit == "normalised" else row.score
+    return {"normalised": row.normalised, "return": row.score, "success": row.success_at_last_step}[unit]
 
 
 def span_text(numbers: Iterable[int]) -> str:
     """ "5", or "3 to 5" where they differ."""
     known = sorted(set(numbers))
     return " to ".join(f"{number:,}" for number in dict.fromkeys([*known[:1], *known[-1:]]))
-
-
-def _values(cell: Cell, swept: Mapping[str, float]) -> dict[str, object]:
-    """Varied and swept values, in the order in which the plan names them."""
-    values = {**cell.variant, **swept}
-    return {name: values[name] for name in dict.fromkeys([*cell.given, *values]) if name in values}
 
 
 # --- Protocols ---
@@ -300,17 +306,20 @@ def _own_rule(cell: Cell) -> str | None:
 # --- Tables ---
 
 
-def table_of(protocol: Protocol, trials: Sequence[Trial], columns: Sequence[Column]) -> ScoreTable:
-    """The scores of all rows by one protocol, below the mean return of the data."""
+def table_of(
+    protocol: Protocol, trials: Sequence[Trial], columns: Sequence[Column], published: Published | None = None
+) -> ScoreTable:
+    """The scores of all rows by one protocol, below the mean return of the data, with published ones beside them."""
     taking_part = [trial for trial in trials if protocol.acting is None or trial.own_rule is not None]
     rows = [_row_of_data(trials, columns)]
     for label in labels_of(taking_part):
         own = {trial.data: trial for trial in taking_part if trial.label == label}
         entries = [_entry(protocol, own.get(column.data), column.unit) for column in columns]
-        rows.append(Row(label, tuple(entries), _average(entries, columns)))
-    return ScoreTable(
-        protocol, tuple(columns), tuple(_with_bold(rows, columns)), tuple(_remarks(protocol, trials, columns))
-    )
+        rows.append(Row(label, tuple(entries), _averages(entries, columns)))
+    rows = _with_bold(rows, columns)
+    if published is not None:
+        rows = [_with_published(row, columns, published) for row in rows]
+    return ScoreTable(protocol, tuple(columns), tuple(rows), tuple(_remarks(protocol, trials, columns, published)))
 
 
 def _entry(protocol: Protocol, trial: Trial | None, unit: Unit) -> Entry:
@@ -390,7 +399,7 @@ def _notes(protocol: Protocol, trial: Trial, seed: int, used: Sequence[Result]) 
 
 def _row_of_data(trials: Sequence[Trial], columns: Sequence[Column]) -> Row:
     entries = [_entry_of_data(trials, column) for column in columns]
-    return Row(DATA_LABEL, tuple(entries), _average(entries, columns), is_compared=False)
+    return Row(DATA_LABEL, tuple(entries), _averages(entries, columns), is_compared=False)
 
 
 def _entry_of_data(trials: Sequence[Trial], column: Column) -> Entry:
@@ -403,54 +412,93 @@ def _entry_of_data(trials: Sequence[Trial], column: Column) -> Entry:
     return Entry(known[0], None, {}, 0, ("differs between runs",) if len(known) > 1 else ())
 
 
-def _has_averages(columns: Sequence[Column]) -> bool:
-    return sum(column.unit == "normalised" for column in columns) > 1
+def _groups(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Those with two or more sets of data that have normalised scores."""
+    of_columns = [column.group for column in columns if column.unit == "normalised"]
+    return tuple(group for group in dict.fromkeys(of_columns) if of_columns.count(group) > 1)
 
 
-def _average(entries: Sequence[Entry], columns: Sequence[Column]) -> Average | None:
-    if not _has_averages(columns):
-        return None
-    all_of_them = [entry for entry, column in zip(entries, columns, strict=True) if column.unit == "normalised"]
+def _is_pooled(column: Column, group: str) -> bool:
+    return column.unit == "normalised" and column.group == group
+
+
+def _averages(entries: Sequence[Entry], columns: Sequence[Column]) -> tuple[Average, ...]:
+    return tuple(_average(group, entries, columns) for group in _groups(columns))
+
+
+def _average(group: str, entries: Sequence[Entry], columns: Sequence[Column]) -> Average:
+    all_of_them = [entry for entry, column in zip(entries, columns, strict=True) if _is_pooled(column, group)]
     known = [entry for entry in all_of_them if entry.mean is not None]
     if not known:
-        return Average(None, None, 0, ())
+        return Average(group, None, None, 0, ())
     notes = [f"{len(known)} of {len(all_of_them)} data"] if len(known) < len(all_of_them) else []
     if any(len(entry.scores) < entry.planned for entry in known):
         notes.append("fewer seeds")
     mean = sum(cast(float, entry.mean) for entry in known) / len(known)
-    return Average(mean, _deviation_of_average(known), len(known), tuple(notes))
+    by_seed = _by_seed(known)
+    deviation = None if by_seed is None else float(mean_and_std_over_members(by_seed)[1])
+    return Average(group, mean, deviation, len(known), tuple(notes))
 
 
-def _deviation_of_average(entries: Sequence[Entry]) -> float | None:
+def _by_seed(entries: Sequence[Entry]) -> list[float] | None:
+    """The average of each seed; None where the data have not the same seeds, or one."""
     seeds = entries[0].scores.keys()
     if len(seeds) < 2 or any(entry.scores.keys() != seeds for entry in entries):
         return None
-    _, deviation = mean_and_std_over_members(
-        [sum(entry.scores[seed] for entry in entries) / len(entries) for seed in seeds]
-    )
-    return float(deviation)
+    return [sum(entry.scores[seed] for entry in entries) / len(entries) for seed in seeds]
 
 
 def _with_bold(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """Marks what is near to the best of its column. Averages over some of the data are not compared."""
     compared = [row for row in rows if row.is_compared]
-    complete = sum(column.unit == "normalised" for column in columns)
+    complete = {group: sum(_is_pooled(column, group) for column in columns) for group in _groups(columns)}
     enough = [_is_near_the_best(row.entries[number].mean for row in compared) for number in range(len(columns))]
-    near = _is_near_the_best(
-        row.average.mean for row in compared if row.average is not None and row.average.columns == complete
-    )
+    near = [
+        _is_near_the_best(row.averages[number].mean for row in compared if row.averages[number].columns == count)
+        for number, count in enumerate(complete.values())
+    ]
     found: list[Row] = []
     for row in rows:
         if row.is_compared:
             entries = [
                 entry._replace(is_bold=is_near(entry.mean)) for entry, is_near in zip(row.entries, enough, strict=True)
             ]
-            average = row.average
-            if average is not None and average.columns == complete:
-                average = average._replace(is_bold=near(average.mean))
-            row = row._replace(entries=tuple(entries), average=average)
+            averages = [
+                average._replace(is_bold=average.columns == complete[average.group] and is_near(average.mean))
+                for average, is_near in zip(row.averages, near, strict=True)
+            ]
+            row = row._replace(entries=tuple(entries), averages=tuple(averages))
         found.append(row)
     return found
+
+
+def _with_published(row: Row, columns: Sequence[Column], published: Published) -> Row:
+    """The published numbers that have the unit of their column, with the differences to ours."""
+    scores, of_groups = published.scores.get(row.label, {}), published.averages.get(row.label, {})
+    entries = [
+        entry._replace(published=_beside(scores[column.data], entry.mean, list(entry.scores.values())))
+        if column.unit == published.unit and column.data in scores
+        else entry
+        for entry, column in zip(row.entries, columns, strict=True)
+    ]
+    averages: list[Average] = []
+    for average in row.averages:
+        number = of_groups.get(average.group)
+        pooled = [
+            entry for entry, column in zip(row.entries, columns, strict=True) if _is_pooled(column, average.group)
+        ]
+        if number is not None and published.unit == "normalised":
+            complete = average.columns == len(pooled)  # an average over other data is another number
+            by_seed = _by_seed(pooled) if complete else None
+            average = average._replace(published=_beside(number, average.mean if complete else None, by_seed or []))
+        averages.append(average)
+    return row._replace(entries=tuple(entries), averages=tuple(averages))
+
+
+def _beside(number: Number, mean: float | None, scores: Sequence[float]) -> Beside:
+    if mean is None:
+        return Beside(number, None)
+    return Beside(number, difference_from(number.mean, scores or [mean]))
 
 
 def _is_near_the_best(means: Iterable[float | None]) -> Callable[[float | None], bool]:
@@ -462,17 +510,39 @@ def _is_near_the_best(means: Iterable[float | None]) -> Callable[[float | None],
     return lambda mean: mean is not None and mean >= least
 
 
-def _remarks(protocol: Protocol, trials: Sequence[Trial], columns: Sequence[Column]) -> list[str]:
+def _remarks(
+    protocol: Protocol, trials: Sequence[Trial], columns: Sequence[Column], published: Published | None
+) -> list[str]:
     """What must be said of a table as a whole."""
-    remarks: list[str] = []
+    remarks = [_stand_in_text(column, trials) for column in columns if column.stand_in is not None]
+    if published is not None and any(column.unit == published.unit for column in columns):
+        remarks.append(
+            f"Published: {published.source} ({published.protocol}). Differences are ours minus published, with a 95 % "
+            "interval (Student's t) of our mean over seeds; the published number is taken as exact."
+        )
+    groups = [group for group in _groups(columns) if group != AVERAGE]
     normalised = [column.data for column in columns if column.unit == "normalised"]
-    if 1 < len(normalised) < len(columns):
+    if groups:
+        remarks += [
+            f"{group}: {', '.join(column.data for column in columns if _is_pooled(column, group))}." for group in groups
+        ]
+    elif 1 < len(normalised) < len(columns):
         remarks.append(f"The average is over {', '.join(normalised)}: the other data have no normalised scores.")
     if len(normalised) < 2 <= len(columns):
         remarks.append(
             "There is no average over the data: without normalised scores their returns have no common unit."
         )
     return remarks + _remarks_on_acting(protocol, trials)
+
+
+def _stand_in_text(column: Column, trials: Sequence[Trial]) -> str:
+    """Numbers of other files must not pass for those of the benchmark's."""
+    known = {(origin.dataset, origin.dataset_sha256) for origin in _origins(trials, column.data)}
+    files = "; ".join(
+        f"{', '.join(PurePath(name).name for name in source.split(','))}, SHA-256 {sha256[:SHA_DIGITS]}"
+        for source, sha256 in sorted(known)
+    )
+    return f"{column.data}: not the data of {column.stand_in}, but {files or 'another file'}."
 
 
 def _remarks_on_acting(protocol: Protocol, trials: Sequence[Trial]) -> list[str]:

@@ -14,7 +14,8 @@ from diffcps.evaluation.scores import mean_and_std_over_members
 from diffcps.records.fields import values_of
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import Measurement
-from diffcps.study.compare import Trial, Unit, in_unit
+from diffcps.study.compare import Trial, in_unit
+from diffcps.study.published import Unit
 from diffcps.training.members import expand
 from diffcps.types import Metric
 

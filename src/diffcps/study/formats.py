@@ -8,19 +8,19 @@ import re
 from collections.abc import Sequence
 
 from diffcps.run.table import number_text
-from diffcps.study.compare import BOLD_WITHIN, Average, Column, Entry, Row, ScoreTable, Unit
+from diffcps.study.compare import BOLD_WITHIN, Average, Column, Entry, Row, ScoreTable
+from diffcps.study.plan import AVERAGE
+from diffcps.study.published import Unit
 
 NOTHING = "–"
 ABOUT_NUMBERS = (
     f"Mean ± deviation over seeds (division by n); bold: within {BOLD_WITHIN:.0%} of the best mean of the column."
 )
-UNITS: dict[Unit, str] = {"normalised": "normalised score", "return": "return"}
+UNITS: dict[Unit, str] = {"normalised": "normalised score", "return": "return", "success": "success, last step"}
 CSV_COLUMNS = (
     *("protocol", "row", "data", "unit", "mean", "deviation", "seeds", "planned_seeds", "bold", "notes"),
-    "explanation",
+    *("published", "published_deviation", "difference", "difference_low", "difference_high", "explanation"),
 )
-AVERAGE = "average"
-"""In the place of the data's name."""
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -31,13 +31,16 @@ _LATEX = {
 
 
 def score_text(value: float, unit: Unit) -> str:
-    """One decimal of a normalised score, four digits of a return."""
-    return f"{round(value, 1) + 0.0:.1f}" if unit == "normalised" else number_text(value)
+    """One decimal of a normalised score, three of a share, four digits of a return."""
+    if unit == "return":
+        return number_text(value)
+    digits = 1 if unit == "normalised" else 3
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def deviation_text(value: float, unit: Unit) -> str:
     """A digit less than the return has."""
-    return score_text(value, unit) if unit == "normalised" or value >= 1000 else f"{value:.3g}"
+    return score_text(value, unit) if unit != "return" or value >= 1000 else f"{value:.3g}"
 
 
 def entry_parts(entry: Entry | Average, unit: Unit) -> tuple[str, str]:
@@ -49,23 +52,51 @@ def entry_parts(entry: Entry | Average, unit: Unit) -> tuple[str, str]:
     ), "" if entry.deviation is None else f" ± {deviation_text(entry.deviation, unit)}"
 
 
-def notes_text(entry: Entry | Average) -> str:
-    """What must be known of an entry: ` (2 of 3 seeds)`."""
-    return f" ({'; '.join(entry.notes)})" if entry.notes else ""
+def notes_of(entry: Entry | Average, unit: Unit) -> list[str]:
+    """What must be known of an entry, and what stands beside it: the published number, and ours minus it."""
+    if entry.published is None:
+        return list(entry.notes)
+    number, difference = entry.published
+    spread = "" if number.deviation is None else f" ± {deviation_text(number.deviation, unit)}"
+    notes = [*entry.notes, f"published {score_text(number.mean, unit)}{spread}"]
+    if difference is None:
+        return notes
+    low_high = difference.interval
+    between = "" if low_high is None else f", {_signed(low_high.low, unit)} to {_signed(low_high.high, unit)}"
+    return [*notes, f"difference {_signed(difference.value, unit)}{between}"]
+
+
+def _signed(value: float, unit: Unit) -> str:
+    text = score_text(value, unit)
+    return text if value < 0 else f"+{text}"
+
+
+def notes_text(entry: Entry | Average, unit: Unit) -> str:
+    """The notes of an entry in brackets: ` (2 of 3 seeds)`."""
+    notes = notes_of(entry, unit)
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def headings(table: ScoreTable) -> list[str]:
     """Of the columns behind the first."""
-    data = [f"{column.data} ({UNITS[column.unit]})" for column in table.columns]
-    return ["seeds", *data, *(["average (normalised score)"] if table.has_averages else [])]
+    data = [f"{data_heading(column)} ({UNITS[column.unit]})" for column in table.columns]
+    return ["seeds", *data, *(f"{group_heading(group)} (normalised score)" for group in table.groups)]
+
+
+def data_heading(column: Column) -> str:
+    """The name of the data, marked where they are not the benchmark's."""
+    return column.data if column.stand_in is None else f"{column.data}, own file"
+
+
+def group_heading(group: str) -> str:
+    """What an average is of."""
+    return AVERAGE if group == AVERAGE else f"{AVERAGE} of {group}"
 
 
 def caption(table: ScoreTable) -> str:
     """What the numbers of a table are, in sentences."""
     averages = "The average is that of the data's means; its deviation that of each seed's average."
-    return " ".join(
-        [table.protocol.explanation, ABOUT_NUMBERS, *([averages] if table.has_averages else []), *table.remarks]
-    )
+    return " ".join([table.protocol.explanation, ABOUT_NUMBERS, *([averages] if table.groups else []), *table.remarks])
 
 
 # --- Markdown ---
@@ -88,7 +119,7 @@ def _markdown_table(table: ScoreTable) -> list[str]:
 
 def _markdown_entry(entry: Entry | Average, unit: Unit) -> str:
     mean, deviation = entry_parts(entry, unit)
-    return f"{f'**{mean}**' if entry.is_bold else mean}{deviation}{_in_markdown(notes_text(entry))}"
+    return f"{f'**{mean}**' if entry.is_bold else mean}{deviation}{_in_markdown(notes_text(entry, unit))}"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -130,7 +161,7 @@ def _latex_table(table: ScoreTable) -> list[str]:
 def _latex_entry(entry: Entry | Average, unit: Unit) -> str:
     mean, rest = entry_parts(entry, unit)
     bold = rf"\textbf{{{in_latex(mean)}}}" if entry.is_bold else in_latex(mean)
-    return bold + in_latex(rest) + in_latex(notes_text(entry))
+    return bold + in_latex(rest) + in_latex(notes_text(entry, unit))
 
 
 def in_latex(text: str) -> str:
@@ -142,7 +173,7 @@ def in_latex(text: str) -> str:
 
 
 def comma_separated(tables: Sequence[ScoreTable]) -> str:
-    """A line for each entry of each table, numbers in full; an average has the data `average`."""
+    """A line for each entry of each table, numbers in full; an average has the data `average` or `average of GROUP`."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -150,8 +181,7 @@ def comma_separated(tables: Sequence[ScoreTable]) -> str:
         for row in table.rows:
             for column, entry in zip(table.columns, row.entries, strict=True):
                 writer.writerow(_csv_row(table, row, column, entry))
-            if row.average is not None:
-                writer.writerow(_csv_average(table, row, row.average))
+            writer.writerows(_csv_average(table, row, average) for average in row.averages)
     return file.getvalue()
 
 
@@ -164,21 +194,29 @@ def _csv_average(table: ScoreTable, row: Row, average: Average) -> list[object]:
     pooled = [
         entry
         for entry, column in zip(row.entries, table.columns, strict=True)
-        if column.unit == "normalised" and entry.mean is not None and entry.planned
+        if (column.unit, column.group) == ("normalised", average.group) and entry.mean is not None and entry.planned
     ]
     seeds = [min(len(entry.scores) for entry in pooled), min(entry.planned for entry in pooled)] if pooled else ["", ""]
-    return _csv_line(table, row, [AVERAGE, "normalised"], [average.mean, average.deviation, *seeds], average)
+    return _csv_line(
+        table, row, [group_heading(average.group), "normalised"], [average.mean, average.deviation, *seeds], average
+    )
 
 
 def _csv_line(
     table: ScoreTable, row: Row, where: Sequence[str], numbers: Sequence[object], entry: Entry | Average
 ) -> list[object]:
-    texts = ["yes" if entry.is_bold else "", "; ".join(entry.notes), table.protocol.explanation]
-    return [table.protocol.name, row.label, *where, *("" if each is None else each for each in numbers), *texts]
+    published: list[object] = [None] * 5
+    if entry.published is not None:
+        number, difference = entry.published
+        low, high = (None, None) if difference is None or difference.interval is None else difference.interval
+        published = [*number, None if difference is None else difference.value, low, high]
+    cells = [table.protocol.name, row.label, *where, *numbers]
+    cells += ["yes" if entry.is_bold else "", "; ".join(entry.notes), *published, table.protocol.explanation]
+    return ["" if each is None else each for each in cells]
 
 
 def _cells(row: Row, table: ScoreTable) -> list[tuple[Entry | Average, Unit]]:
     entries: list[tuple[Entry | Average, Unit]] = [
         (entry, column.unit) for entry, column in zip(row.entries, table.columns, strict=True)
     ]
-    return entries if row.average is None else [*entries, (row.average, "normalised")]
+    return [*entries, *((average, "normalised") for average in row.averages)]

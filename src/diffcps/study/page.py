@@ -34,11 +34,10 @@ from diffcps.study.compare import (
     span_text,
     table_of,
     trials_of,
-    value_text,
 )
 from diffcps.study.course import Curve, MetricCurves, cost_of, metric_curves, read_measurements, score_curves
 from diffcps.study.formats import UNITS
-from diffcps.study.plan import Study
+from diffcps.study.plan import Study, value_text
 from diffcps.study.results import Result
 from diffcps.study.run import Work
 
@@ -161,7 +160,10 @@ def page_of(
     """
     trials = trials_of(work, results)
     columns = columns_of(trials)
-    tables = tuple(table_of(protocol, trials, columns) for protocol in protocols_of(study))
+    tables = tuple(
+        table_of(protocol, trials, columns_of(trials, protocol.kind), study.published)
+        for protocol in protocols_of(study)
+    )
     styles = {label: Style(number) for number, label in enumerate(labels_of(trials))}
     aggregates = aggregates_of(_table_to_pool(tables), reference)
     measurements = {one.cell.name: read_measurements(out / one.cell.name) for one in work}

@@ -16,13 +16,15 @@ num_steps = [5, 15]                 # any other field with several values makes 
 
 [methods.diffcps.on.hopper-medium-replay]
 max_grad_norm = 2.0                 # for these data only
+
+[published]                         # numbers of others, to stand beside ours: `diffcps.study.published`
 """
 
 from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
@@ -34,6 +36,8 @@ from diffcps.records.settings import Settings
 from diffcps.run.policy import Checkpoint
 from diffcps.run.resolve import Given, Request, resolve
 from diffcps.storage import plain_name
+from diffcps.study.published import Published, published_of
+from diffcps.training.members import expand
 from diffcps.types import Configuration, Count, Reading, Real, UserError
 
 Table = Mapping[str, object]
@@ -42,6 +46,10 @@ Table = Mapping[str, object]
 Built = TypeVar("Built", bound=Configuration)
 
 CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best", "selected")
+AVERAGE = "average"
+"""The group of data of which the plan says none, where published averages are named."""
+RETURN, SUCCESS = "return", "success"
+"""What new episodes are scored by."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,29 @@ class Final:
     """Further rules by which methods that have them act, beside their own: sample, softmax_q, argmax_q."""
 
 
+class DataSet(NamedTuple):
+    """A table [data.NAME] of the plan: what it says of the tables of results."""
+
+    name: str
+    group: str = ""
+    """Averages are made over the data of a group."""
+    by_success: bool = False
+    """New episodes are scored by the share that the environment calls a success at the last step."""
+
+
+class CellRow(NamedTuple):
+    """A row of the tables that a run has members of: one for each seed."""
+
+    label: str
+    values: Mapping[str, object]
+    """The varied and swept fields."""
+    members: frozenset[int]
+
+
 class Cell(NamedTuple):
     """One run of a study: all its seeds and swept values are members of one program."""
 
-    data: str
-    """Name of the data in the plan."""
+    of_data: DataSet
     entry: str
     """Name of the method's table in the plan."""
     variant: Mapping[str, object]
@@ -70,6 +96,11 @@ class Cell(NamedTuple):
     given: tuple[str, ...]
     """All fields of the method's config of which the plan says something."""
     request: Request
+
+    @property
+    def data(self) -> str:
+        """Name of the data in the plan."""
+        return self.of_data.name
 
     @property
     def name(self) -> str:
@@ -85,6 +116,34 @@ class Cell(NamedTuple):
             count *= len(values)
         return count
 
+    @property
+    def rows(self) -> list[CellRow]:
+        """A row for each combination of swept values, in the order of the members."""
+        found: dict[tuple[float, ...], set[int]] = {}
+        for member in expand(self.request.settings.seeds, self.request.sweep):
+            found.setdefault(tuple(member.swept.values()), set()).add(member.index)
+        rows: list[CellRow] = []
+        for swept, members in found.items():
+            known = {**self.variant, **dict(zip(self.request.sweep, swept, strict=True))}
+            values = {name: known[name] for name in dict.fromkeys([*self.given, *known]) if name in known}
+            rows.append(CellRow(label_of(self.entry, values), values, frozenset(members)))
+        return rows
+
+
+def label_of(entry: str, values: Mapping[str, object]) -> str:
+    """The name of a row: `diffcps kappa=0.02 num_steps=5`."""
+    return " ".join([entry, *(f"{name}={value_text(value)}" for name, value in values.items())])
+
+
+def value_text(value: object) -> str:
+    """The value of a field, as short as it can be told from others."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    if isinstance(value, tuple | list):
+        return "x".join(map(value_text, cast(Sequence[object], value)))
+    return str(value)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -94,6 +153,7 @@ class Study:
     final: Final | None
     """None: no new episodes."""
     cells: tuple[Cell, ...]
+    published: Published | None = None
 
     def cell(self, name: str) -> Cell:
         """The cell of this name. Raises `UserError`."""
@@ -104,6 +164,7 @@ class Study:
 
 
 class _Data(NamedTuple):
+    facts: DataSet
     task: str | None
     source: str | None
     preset: str | None
@@ -128,12 +189,12 @@ def read_study(path: str | Path) -> Study:
 
 def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     """The plan in these tables; files are looked for from `folder` on. Raises `UserError`."""
-    _check_keys(content, ("study", "final", "data", "methods"), "")
+    _check_keys(content, ("study", "final", "data", "methods", "published"), "")
     shared = dict(_table(content, "study", ""))
     name = str(shared.pop("name", name))
     settings = _settings(shared, "study")
     data = {
-        key: _data(_table(_table(content, "data", ""), key, "data."), f"data.{key}", folder)
+        key: _data(_table(_table(content, "data", ""), key, "data."), key, folder)
         for key in _table(content, "data", "")
     }
     methods = _table(content, "methods", "")
@@ -142,19 +203,24 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
             raise UserError(f"has no table [{what}.NAME]: a study needs one or more")
     cells = [
         cell
-        for key, of_data in data.items()
+        for of_data in data.values()
         for entry in methods
-        for cell in _cells(key, of_data, entry, _table(methods, entry, "methods."), settings, tuple(data))
+        for cell in _cells(of_data, entry, _table(methods, entry, "methods."), settings, tuple(data))
     ]
     final = _final(content)
     _check_names(cells)
     _check_rules(cells, final)
-    return Study(name, final, tuple(cells))
+    published = None
+    if "published" in content:
+        rows = [row.label for cell in cells for row in cell.rows]
+        groups = {of_data.facts.group or AVERAGE: None for of_data in data.values()}
+        published = published_of(_table(content, "published", ""), rows, tuple(data), tuple(groups))
+    return Study(name, final, tuple(cells), published)
 
 
-def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, known_data: tuple[str, ...]) -> list[Cell]:
+def _cells(data: _Data, entry: str, table: Table, settings: Table, known_data: tuple[str, ...]) -> list[Cell]:
     """The runs of one method on one set of data."""
-    where = f"methods.{entry}"
+    where, key = f"methods.{entry}", data.facts.name
     own, on = dict(table), dict(_table(table, "on", f"{where}."))
     own.pop("on", None)
     for name in on:
@@ -183,7 +249,7 @@ def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, kno
             data.task,
             None if preset is None else _text(preset, f"{where}.preset"),
         )
-        found.append(Cell(key, entry, variant, tuple(given), request))
+        found.append(Cell(data.facts, entry, variant, tuple(given), request))
     return found
 
 
@@ -220,8 +286,12 @@ def _sorted(
     return single, sweep, variants
 
 
-def _data(table: Table, where: str, folder: Path) -> _Data:
-    own = dict(table)
+def _data(table: Table, name: str, folder: Path) -> _Data:
+    own, where = dict(table), f"data.{name}"
+    group = _text(own.pop("group", ""), f"{where}.group")
+    score = _text(own.pop("score", RETURN), f"{where}.score")
+    if score not in (RETURN, SUCCESS):
+        raise UserError(f"{where}.score: {fields.unknown_name(score, (RETURN, SUCCESS), 'score')}")
     task = None if "task" not in own else _text(own.pop("task"), f"{where}.task")
     preset = None if "preset" not in own else _text(own.pop("preset"), f"{where}.preset")
     source = own.pop("dataset", None)
@@ -232,17 +302,18 @@ def _data(table: Table, where: str, folder: Path) -> _Data:
     of_settings, of_reading = fields.field_types(Settings), fields.field_types(Reading)
     settings: dict[str, object] = {}
     reading: dict[str, object] = {}
-    for name, value in own.items():
-        if name in of_settings:
-            settings[name] = _as_given(value)
-        elif name in of_reading:
-            reading[name] = _as_given(value)
+    for key, value in own.items():
+        if key in of_settings:
+            settings[key] = _as_given(value)
+        elif key in of_reading:
+            reading[key] = _as_given(value)
         else:
-            known = ["task", "dataset", "preset", *of_settings, *of_reading]
-            raise UserError(f"{where}: {fields.unknown_name(name, known)}")
+            known = ["task", "dataset", "preset", "group", "score", *of_settings, *of_reading]
+            raise UserError(f"{where}: {fields.unknown_name(key, known)}")
     _built(Settings, settings, where)
     _built(Reading, reading, where)
-    return _Data(task, ",".join(files) or None, preset, settings, reading)
+    facts = DataSet(name, group, score == SUCCESS)
+    return _Data(facts, task, ",".join(files) or None, preset, settings, reading)
 
 
 def _built(kind: type[Built], values: Table, where: str) -> Built:

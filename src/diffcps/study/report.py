@@ -11,10 +11,12 @@ from diffcps.study.formats import (
     UNITS,
     caption,
     comma_separated,
+    data_heading,
     entry_parts,
-    headings,
+    group_heading,
     latex,
     markdown,
+    notes_of,
 )
 from diffcps.study.page import Page, page_of
 from diffcps.study.plan import read_study
@@ -66,7 +68,9 @@ def html(page: Page) -> str:
         dashes=DASHES,
         units=UNITS,
         beside=BESIDE,
-        headings=headings,
         caption=caption,
+        data_heading=data_heading,
+        group_heading=group_heading,
         entry_parts=entry_parts,
+        notes_of=notes_of,
     )
