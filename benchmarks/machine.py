@@ -1,4 +1,4 @@
-"""What the benchmarks share: data of a D4RL file's size, and a line that names the machine."""
+"""What the benchmarks share: sizes of D4RL's files, and a line that names the machine."""
 
 from __future__ import annotations
 
@@ -8,27 +8,12 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from diffcps.types import Dataset, DatasetInfo, Spec
+from diffcps.types import Spec
 
 SIZES = {"hopper 11/3": Spec(11, 3), "halfcheetah 17/6": Spec(17, 6)}
 ROWS = 200_000
-
-
-def made_up_data(spec: Spec, rows: int = ROWS) -> Dataset:
-    """Random numbers of a D4RL file's size: the speed does not depend on their values."""
-    rng = np.random.default_rng(0)
-    terminal = rng.random(rows) < 0.01
-    return Dataset(
-        observation=rng.normal(size=(rows, spec.observation_size)).astype(np.float32),
-        action=rng.uniform(-1, 1, size=(rows, spec.action_size)).astype(np.float32),
-        reward=rng.normal(size=rows).astype(np.float32),
-        next_observation=rng.normal(size=(rows, spec.observation_size)).astype(np.float32),
-        terminal=terminal,
-        timeout=(np.arange(rows) == rows - 1) & ~terminal,
-        info=DatasetInfo("made up", "0"),
-    )
+"""Of a D4RL file."""
 
 
 def command_and_machine() -> str:

@@ -11,72 +11,29 @@ actions) is not in the figures.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from machine import SIZES, command_and_machine, made_up_data
+from machine import SIZES, command_and_machine
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.training.members import Program, expand
-from diffcps.types import Configuration, Tree
+from diffcps.training.timing import StageTiming, made_up_data, seconds_per_update, time_stages
 
 ROWS = 2_000
 """Fewer than in a file of D4RL, because stages begin with computations for every row."""
 
 
-class Timing(NamedTuple):
-    """Of one stage, with all members together."""
-
-    share: float
-    compile_seconds: float
-    milliseconds: float
-    """Median over the calls, per update."""
-
-
-def timings(name: str, config: Configuration, members: int, calls: int, seconds_per_call: float) -> Iterator[Timing]:
+def timings(name: str, members: int, calls: int, seconds_per_call: float) -> list[StageTiming]:
     """Each stage of a method that differs from the others."""
-    spec = SIZES["halfcheetah 17/6"]
-    method = ALGORITHMS[name]
-    program = Program(lambda swept: method.make(config, spec), expand(range(members), {}), made_up_data(spec, ROWS))
-    stages = method.make(config, spec).stages
-    state, labels, alive = program.init(), (), jnp.ones(members, bool)
-    for number, stage in enumerate(stages):
-        state, labels = program.begin(state, labels, alive, number)
-        if stage not in stages[:number]:
-            share = sum(other.share for other in stages if other == stage)
-            state, timing = timed(program, number, share, state, labels, calls, seconds_per_call)
-            yield timing
+    spec, method = SIZES["halfcheetah 17/6"], ALGORITHMS[name]
+    data = made_up_data(spec, ROWS, method.make(method.Config(), spec).episode_steps)
+    program = Program(lambda swept: method.make(method.Config(), spec), expand(range(members), {}), data)
+    return time_stages(program, calls, seconds_per_call)[0]
 
 
-def timed(
-    program: Program, number: int, share: float, state: Tree, labels: Tree, calls: int, seconds_per_call: float
-) -> tuple[Tree, Timing]:
-    """The state after the updates, and how long they took."""
-    alive = jnp.ones(len(program.members), bool)
-    jax.block_until_ready((state, labels))
-
-    def advance(first: int, last: int) -> float:
-        nonlocal state, alive
-        started = time.perf_counter()
-        state, alive, _ = program.advance(state, alive, first, last, labels, number)
-        alive.block_until_ready()
-        return time.perf_counter() - started
-
-    compiled = advance(0, 2)
-    probe = advance(2, 12) / 10
-    updates = max(2, 2 * round(seconds_per_call / probe / 2))  # even: of policies that move every second update
-    of_calls = [advance(12 + i * updates, 12 + (i + 1) * updates) / updates for i in range(calls)]
-    return state, Timing(share, compiled, 1e3 * statistics.median(of_calls))
-
-
-def of_a_run(stages: list[Timing]) -> float:
-    """Milliseconds per update of a whole run."""
-    return sum(stage.share * stage.milliseconds for stage in stages) / sum(stage.share for stage in stages)
+def times_text(seconds: float, members: int) -> str:
+    """Milliseconds, of all members and of one, as cells of the table."""
+    return f"{1e3 * seconds:.2f} | " + ("" if members == 1 else f"{1e3 * seconds / members:.2f} | ")
 
 
 def main() -> None:
@@ -102,23 +59,18 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     for name in options.methods:
-        measured = [
-            list(timings(name, ALGORITHMS[name].Config(), members, options.calls, options.seconds))
-            for members in options.members
-        ]
-        whole = sum(stage.share for stage in measured[0])
+        measured = [timings(name, members, options.calls, options.seconds) for members in options.members]
         rows = [[of_members[stage] for of_members in measured] for stage in range(len(measured[0]))]
         for number, row in enumerate(rows):
             cells = [
-                f"{timing.milliseconds:.2f} | {'' if members == 1 else f'{timing.milliseconds / members:.2f} | '}"
-                f"{timing.compile_seconds:.1f}"
+                f"{times_text(timing.seconds_per_update, members)}{timing.compile_seconds:.1f}"
                 for members, timing in zip(options.members, row, strict=True)
             ]
-            stage = "" if len(rows) == 1 else f"{number + 1} ({row[0].share / whole:.0%})"
+            stage = "" if len(rows) == 1 else f"{number + 1} ({row[0].share:.0%})"
             lines.append(f"| {name} | {stage} | {' | '.join(cells)} |")
         if len(rows) > 1:
             cells = [
-                f"{of_a_run(stages):.2f} | {'' if members == 1 else f'{of_a_run(stages) / members:.2f} | '}"
+                times_text(seconds_per_update(stages), members)
                 for members, stages in zip(options.members, measured, strict=True)
             ]
             lines.append(f"| {name} | whole run | {' | '.join(cells)} |")

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from machine import SIZES, command_and_machine, made_up_data
+from machine import ROWS, SIZES, command_and_machine
 
 from diffcps.algorithms import diffcps
 from diffcps.training.members import Program, expand
+from diffcps.training.timing import made_up_data
 from diffcps.types import Spec
 
 
@@ -60,7 +61,9 @@ def matrix_product_rate() -> float:
 
 def measure(spec: Spec, num_steps: int, num_members: int, calls: int, seconds_per_call: float) -> dict[str, float]:
     config = diffcps.Config(num_steps=num_steps)
-    program = Program(lambda swept: diffcps.make(config, spec), expand(range(num_members), {}), made_up_data(spec))
+    program = Program(
+        lambda swept: diffcps.make(config, spec), expand(range(num_members), {}), made_up_data(spec, ROWS)
+    )
     state, alive = program.init(), jnp.ones(num_members, bool)
     jax.block_until_ready(state)
 

@@ -15,6 +15,7 @@ def add(commands: Commands) -> None:
     kinds = study.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     plan = kinds.add_parser("plan", help="the runs that a plan is made of", allow_abbrev=False)
     plan.add_argument("plan", type=Path, metavar="FILE", help="study.toml")
+    plan.add_argument("--no-estimate", action="store_true", help="do not measure how long they will take")
     plan.set_defaults(command=_plan, parser=plan)
     run = kinds.add_parser("run", help="make them; the same command goes on after any stop", allow_abbrev=False)
     run.add_argument("plan", type=Path, metavar="FILE", help="study.toml")
@@ -33,10 +34,14 @@ def add(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from diffcps.study.estimate import times_of
     from diffcps.study.plan import read_study
-    from diffcps.study.table import plan_table
+    from diffcps.study.table import plan_table, time_table
 
-    show(plan_table(read_study(options.plan)))
+    study = read_study(options.plan)
+    show(plan_table(study))
+    if not options.no_estimate:
+        show(time_table(times_of(study.cells), len(study.cells)))
 
 
 def _run(options: argparse.Namespace) -> None:

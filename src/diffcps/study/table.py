@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import rich.live
 from rich import box
 from rich.console import Console, Group
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from diffcps.run.table import number_text
 from diffcps.study.cell import standing
+from diffcps.study.estimate import CellTime
 from diffcps.study.plan import Study
 from diffcps.study.run import State, Work
 
 MAX_FAILED = 10
 """Failed cells that are shown; the others are counted."""
-NUMBERS = {"members", "updates", "update", "of", "updates/s"}
+NUMBERS = {"members", "updates", "update", "of", "updates/s", "training"}
 """Columns of numbers."""
 DRAW_SECONDS = 5.0
 """Least time between two drawings, each of which reads the logs of what runs."""
@@ -44,6 +46,32 @@ def plan_table(study: Study) -> Table:
             f"{request.settings.updates:,}",
         )
     return table
+
+
+def time_table(times: Iterable[CellTime], count: int) -> Group:
+    """How long the runs will take; they are measured as the table is made, with a bar for `count` of them."""
+    table = _table("", ("run", "updates/s", "training", "evaluations, at most"))
+    training, evaluations, unknown = 0.0, 0.0, 0
+    for time_of in track(times, "measuring", total=count, console=Console(stderr=True), transient=True):
+        seconds, name = time_of.seconds, Text(time_of.cell.name)
+        if seconds is None:
+            unknown += 1
+            table.add_row(name, "–", "–", Text(time_of.why_not))
+            continue
+        training, evaluations = training + seconds.training, evaluations + seconds.evaluations
+        table.add_row(name, number_text(1 / seconds.per_update), _hours(seconds.training), _hours(seconds.evaluations))
+    total = f"training {_hours(training)}, evaluations at most {_hours(evaluations)}"
+    left_out = f"; {unknown} runs not known" if unknown else ""
+    return Group(
+        Text(f"One run after the other on this machine as it is now: {total}{left_out}. New episodes come on top."),
+        table,
+    )
+
+
+def _hours(seconds: float) -> str:
+    """Hours and minutes."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else f"{seconds:.0f} s"
 
 
 def study_table(work: Sequence[Work], out: Path) -> Group:

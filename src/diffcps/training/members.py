@@ -138,11 +138,16 @@ class Program:
         The state of a member that is not alive stays as it is.
         """
         new, labels = _begin(
-            self._make, self._number(stage), state, labels, self._swept, self._dataset, self._key_begin, stage
+            self._make, self.first_like(stage), state, labels, self._swept, self._dataset, self._key_begin, stage
         )
         return self.place(_where(jnp.asarray(alive), new, state)), self.place(labels)
 
-    def _number(self, stage: int) -> int:
+    @property
+    def shares(self) -> list[float]:
+        """Of the updates, for each stage."""
+        return [float(stage.share) for stage in self._stages]
+
+    def first_like(self, stage: int) -> int:
         """The first stage that is the same: what is compiled for one serves for all its repetitions."""
         return self._stages.index(self._stages[stage])
 
@@ -155,7 +160,7 @@ class Program:
         no longer `alive`. Metrics are means over the updates that report them, per member.
         """
         alive = jax.device_put(alive, self._by_member)
-        number, key = self._number(stage), self._key_update
+        number, key = self.first_like(stage), self._key_update
         mesh, limit = self._by_member.mesh, DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2
         data = self._dataset
         return _advance(self._make, number, mesh, state, alive, labels, self._swept, data, key, first, last, limit)
