@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "records": BELOW_RECORDS,
     "run": BELOW_RUN,
     "study": BELOW_RUN | {"run"},
-    "paper": BELOW_PAPER,
+    "paper": BELOW_PAPER | {"study"},
     "cli": BELOW_PAPER | {"paper", "study", "__init__"},
     "__init__": BELOW_RUN | {"run"},
 }

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffcps.cli.console import Commands, Parser, complain, show, this_command
+
+if TYPE_CHECKING:
+    from diffcps.study.run import Work
 
 
 def add(commands: Commands) -> None:
@@ -54,12 +59,17 @@ def _run(options: argparse.Namespace) -> None:
             work = run_study(options.plan, options.out, options.workers, live)
     except Interrupted:
         sys.exit(complain("stopped, and saved; the same command goes on", 130))
+    again = f"to try them again: {this_command()} study run {options.plan} --out {options.out}"
+    end_of_study(work, options.out, again)
+
+
+def end_of_study(work: Sequence[Work], out: Path, again: str) -> None:
+    """Says how many runs are done; ends with exit status 1 where some have failed."""
     failed = [one for one in work if one.state == "failed"]
-    print(f"study: {options.out} ({len(work) - len(failed)} of {len(work)} runs done)")
+    print(f"study: {out} ({len(work) - len(failed)} of {len(work)} runs done)")
     if failed:
         lines = "; ".join(f"{one.cell.name}: {one.line}" for one in failed)
-        again = f"{this_command()} study run {options.plan} --out {options.out}"
-        sys.exit(complain(f"{len(failed)} failed ({lines}); to try them again: {again}", 1))
+        sys.exit(complain(f"{len(failed)} failed ({lines}); {again}", 1))
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -7,12 +7,14 @@ updates = 30_000
 [final]                             # new episodes for the finished policies
 episodes = 50
 
-[data.hopper-medium-replay]         # task, dataset, env, preset; fields of Settings and Reading
+[data.hopper-medium-replay]         # task, dataset, preset, group, score; fields of Settings and Reading
 task = "hopper-medium-replay-v2"
 
 [methods.diffcps]                   # method (by default the table's name), preset; fields of its Config
 kappa = [0.02, 0.04]                # a real-valued field with several values is swept within the run
 num_steps = [5, 15]                 # any other field with several values makes a run for each
+
+only = ["hopper-medium-replay"]     # on these data or groups of data alone
 
 [methods.diffcps.on.hopper-medium-replay]
 max_grad_norm = 2.0                 # for these data only
@@ -201,11 +203,12 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     for what, found in (("data", data), ("methods", methods)):
         if not found:
             raise UserError(f"has no table [{what}.NAME]: a study needs one or more")
+    known = [of_data.facts for of_data in data.values()]
     cells = [
         cell
         for of_data in data.values()
         for entry in methods
-        for cell in _cells(of_data, entry, _table(methods, entry, "methods."), settings, tuple(data))
+        for cell in _cells(of_data, entry, _table(methods, entry, "methods."), settings, known)
     ]
     final = _final(content)
     _check_names(cells)
@@ -218,14 +221,16 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     return Study(name, final, tuple(cells), published)
 
 
-def _cells(data: _Data, entry: str, table: Table, settings: Table, known_data: tuple[str, ...]) -> list[Cell]:
+def _cells(data: _Data, entry: str, table: Table, settings: Table, known: Sequence[DataSet]) -> list[Cell]:
     """The runs of one method on one set of data."""
     where, key = f"methods.{entry}", data.facts.name
     own, on = dict(table), dict(_table(table, "on", f"{where}."))
     own.pop("on", None)
     for name in on:
-        if name not in known_data:
-            raise UserError(f"{where}.on.{name}: {fields.unknown_name(name, known_data, 'data')}")
+        if name not in (names := [each.name for each in known]):
+            raise UserError(f"{where}.on.{name}: {fields.unknown_name(name, names, 'data')}")
+    if not _is_wanted(own.pop("only", None), data.facts, known, f"{where}.only"):
+        return []
     method = _text(own.pop("method", entry), f"{where}.method")
     if method not in ALGORITHMS:
         raise UserError(f"{where}: {fields.unknown_name(method, ALGORITHMS, 'method')}")
@@ -253,6 +258,18 @@ def _cells(data: _Data, entry: str, table: Table, settings: Table, known_data: t
     return found
 
 
+def _is_wanted(only: object, data: DataSet, known: Sequence[DataSet], where: str) -> bool:
+    """Whether a method is trained on these data: on all, where the plan does not say."""
+    if only is None:
+        return True
+    names = [*(each.name for each in known), *(each.group for each in known if each.group)]
+    wanted = cast(list[object], only) if isinstance(only, list) else [only]
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"{where}: {fields.unknown_name(str(name), names, 'data')}")
+    return data.name in wanted or data.group in wanted
+
+
 def _resolved(where: str, method: str, given: Given, task: str | None, preset: str | None) -> Request:
     try:
         return resolve(method, given, task, preset)
@@ -270,7 +287,7 @@ def _sorted(
     variants: dict[str, list[object]] = {}
     for name, value in given.items():
         if name not in known:
-            raise UserError(f"{places[name]}: {fields.unknown_name(name, [*known, 'method', 'preset', 'on'])}")
+            raise UserError(f"{places[name]}: {fields.unknown_name(name, [*known, 'method', 'preset', 'on', 'only'])}")
         if not isinstance(value, list):
             single[name] = value
             continue

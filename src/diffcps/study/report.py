@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from diffcps.storage import write_atomically
@@ -51,14 +52,18 @@ def write_report(out: str | Path, reference: str | None = None) -> Path:
     return out / REPORT
 
 
+def check_packages() -> None:
+    """Raises `UserError` where a package of the extra `studies` is missing: to be told before anything is trained."""
+    for name in ("jinja2", "pyarrow", "scipy"):
+        if find_spec(name) is None:
+            raise UserError(f"a report needs {name}, which is not installed: pip install 'diffcps[studies]'")
+
+
 def html(page: Page) -> str:
     """The page as one file that asks for no other. Raises `UserError` without Jinja2."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        raise UserError(
-            "report.html is written with Jinja2, which is not installed: pip install 'diffcps[studies]'"
-        ) from None
+    check_packages()
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("diffcps.study") / TEMPLATE).read_text("utf-8"))
     return template.render(
