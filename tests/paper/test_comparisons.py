@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from diffcps.cli.main import main
-from diffcps.paper import COMPARISONS
+from diffcps.paper import COMPARISONS, runtime
 from diffcps.paper.comparisons import Narrowing, plan_text, reproduce_comparison
 from diffcps.study.plan import Study, study_of
 from diffcps.study.toml import toml_text
+from diffcps.training.timing import StageTiming
 from diffcps.types import UserError
 
 
@@ -154,3 +155,25 @@ def test_a_figure_is_trained_reported_and_drawn(tmp_path):
     assert [path.name for path in paths] == ["report.html", "figure2.png"] and all(path.exists() for path in paths)
     report = paths[0].read_text()
     assert "halfcheetah-medium, own file" in report and "not the data of halfcheetah-medium-v2" in report
+
+
+def test_table_5_has_the_papers_numbers_beside_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "_seconds", lambda name, task_id: 0.001 * len(name) + 0.01 * ("antmaze" in task_id))
+    paths = runtime.table5(tmp_path, lambda text: None)
+    table = paths[0].read_text()
+    assert "| diffcps | Locomotion | 7.00 | 7.68 |" in table and "| sfbc | AntMaze | 14.00 | 10.53 |" in table
+    assert "RTX 3050" in table and paths[1].read_text().count("\n") == 7
+
+
+def test_a_time_is_one_of_the_named_sizes_and_steps(monkeypatch):
+    seen = []
+
+    def fake(program):
+        seen.append(program)
+        return [StageTiming(1.0, 1, 0.0, 0.0, 0.25)], ()
+
+    monkeypatch.setattr(runtime, "time_stages", fake)
+    monkeypatch.setattr(runtime, "Program", lambda make, members, data: (make({}), data))
+    assert runtime._seconds("diffcps", "antmaze-large-play-v0") == 0.25
+    ((_, data),) = seen
+    assert data.observation.shape == (runtime.ROWS, 29) and data.action.shape[1] == 8
