@@ -125,6 +125,7 @@ def best_compromise(q_weight: float) -> float:
 Q_WEIGHTS = (0.5, 2.5)
 
 
+@pytest.mark.slow  # its golden numbers are tested in every run
 def test_the_policy_is_the_compromise_that_the_loss_asks_for():
     swept = [{"q_weight": weight} for weight in Q_WEIGHTS]
     updates = 2000

@@ -97,6 +97,7 @@ def test_bcq_chooses_the_better_mode():
         assert np.mean(act("bcq", "near", state, 200) * state > 0.5) > 0.98
 
 
+@pytest.mark.slow  # its golden numbers are tested in every run
 def test_bear_chooses_the_better_mode():
     for state in STATES:
         # With Q's help among 100 candidates; and by the policy alone, where the MMD does not hold it.
