@@ -426,7 +426,7 @@ def test_published_numbers_stand_beside_ours():
     assert average.published.difference.interval == pytest.approx((6 - 24.841, 6 + 24.841), abs=1e-3)
     assert all(entry.published is None for entry in row(of, "diffcps kappa=0.02").entries)
     text = markdown("s", [of])
-    assert "(published 75.0 ± 1.5; difference +5.0, -19.8 to +29.8)" in text
+    assert "(published 75.0 ± 1.5; difference +5.0 (-19.8 to +29.8))" in text
     assert "average of A (normalised score)" in text and "Published: a paper (best of all)." in text
     assert "A: one, two." in of.remarks
     line = next(line for line in comma_separated([of]).splitlines() if line.startswith("last,bc,one"))

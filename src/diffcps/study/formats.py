@@ -62,7 +62,7 @@ def notes_of(entry: Entry | Average, unit: Unit) -> list[str]:
     if difference is None:
         return notes
     low_high = difference.interval
-    between = "" if low_high is None else f", {_signed(low_high.low, unit)} to {_signed(low_high.high, unit)}"
+    between = "" if low_high is None else f" ({_signed(low_high.low, unit)} to {_signed(low_high.high, unit)})"
     return [*notes, f"difference {_signed(difference.value, unit)}{between}"]
 
 
