@@ -276,13 +276,13 @@ def test_bad_words_are_one_line(out, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("module", "file"), [("jinja2", "report.html"), ("pyarrow", "results.parquet")])
-def test_a_missing_package_is_named_with_its_extra(module, file, out, page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["jinja2", "pyarrow", "scipy"])
+def test_a_missing_package_is_named_with_its_extra(module, out, page, tmp_path, monkeypatch):
     shutil.copytree(out, tmp_path / "out")
     for name in FILES:
         (tmp_path / "out" / name).unlink()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"{file} is written with .*: pip install 'diffcps\[studies\]'"):
+    with pytest.raises(UserError, match=rf"a report needs {module}, .*: pip install 'diffcps\[studies\]'"):
         write_report(tmp_path / "out")
     assert not FILES & {path.name for path in (tmp_path / "out").iterdir()}
 

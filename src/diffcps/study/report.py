@@ -40,6 +40,7 @@ def write_report(out: str | Path, reference: str | None = None) -> Path:
     """
     out = Path(out)
     work = standing_of(out)
+    check_packages()
     study = read_study(out / PLAN)
     results = results_of(study, out)
     page = page_of(study, work, results, out, reference)
