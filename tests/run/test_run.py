@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -12,6 +13,7 @@ from diffcps.algorithms import diffcps as algorithm
 from diffcps.algorithms import diffusion_bc
 from diffcps.cli.main import main
 from diffcps.records.folder import RunFolder
+from diffcps.records.record import Measurement
 from diffcps.run.train import data_return
 from diffcps.types import EnvObservation
 
@@ -143,6 +145,28 @@ def test_table_command_prints_markdown(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| method | updates | last | best | mean_of_last | offline_selected |"
     assert lines[2] == lines[3] and lines[2].startswith(f"| diffcps | 60 | {last:.0f} ± ")
+
+
+def test_a_run_says_which_bound_it_does_not_meet(run, tmp_path, capsys):
+    """A run that is complete already, with a log in which L_c stands still and the multiplier only rises."""
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run[0], folder.path)
+    members = folder.read_record().members
+    folder.metrics.unlink()
+    folder.append_measurements(
+        Measurement(update, member, {"actor/bc_loss": 0.05, "dual/multiplier": float(update)}, 1.0)
+        for update in range(1, 61)
+        for member in members
+    )
+    assert main(["train", "diffcps", "--out", str(folder.path), "--resume"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a bound is not met")]
+    assert said == [
+        "a bound is not met: L_c stands still at 0.05 above kappa 0.01 (multiplier 60, which only rose; 2 of 2 members)"
+        ". What these data allow: diffcps kappa builtin --steps 2 --width 8 --depth 1 --normalise-observation"
+    ]
+    assert [row.member.index for row in folder.read_summary().unmet_bounds] == [0, 1]
+    assert main(["table", str(folder.path)]) == 0
+    assert said[0] in capsys.readouterr().out.splitlines()
 
 
 def test_the_datas_return_is_in_the_environments_units():

@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.cli.console import Commands, Parser, complain, show, this_command
+from diffcps.cli.console import Commands, Parser, complain, say, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
 from diffcps.readers.source import BUILTIN
 from diffcps.records import fields
+from diffcps.records.environment import environment_of
 from diffcps.records.folder import RunFolder
 from diffcps.records.settings import Settings
-from diffcps.run.resolve import Given, resolve
+from diffcps.run.floor import bound_on_loss, check_share, fitting_floor, measure_command, read_floors
+from diffcps.run.resolve import Given, Request, resolve
 from diffcps.run.start import start_of
 from diffcps.storage import plain_name
-from diffcps.types import Reading, Real, UserError
+from diffcps.types import Dataset, Reading, Real, UserError
 
 
 def add(commands: Commands) -> None:
@@ -30,6 +33,9 @@ def add(commands: Commands) -> None:
         run = algorithm.add_argument_group("the run")
         _add_data_flags(run)
         _add_run_flags(run)
+        bound = bound_on_loss(name)
+        if bound is not None:
+            _add_floor_flags(run, bound)
         add_flags(run, Settings)
         add_flags(algorithm.add_argument_group("how the data are read"), Reading)
         add_flags(
@@ -68,6 +74,17 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     run.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (extra: wandb)")
 
 
+def _add_floor_flags(run: argparse._ArgumentGroup, bound: str) -> None:
+    run.add_argument(
+        f"--{bound}-above-floor",
+        dest="above_floor",
+        type=float,
+        metavar="X",
+        help=f"{bound} = (1 + X) times the floor of the denoising loss, as `diffcps kappa` has measured it",
+    )
+    run.add_argument("--floor-from", type=Path, metavar="DIR|FILE", help="where it was written [runs/kappa-DATASET]")
+
+
 def _train(options: argparse.Namespace) -> None:
     from diffcps.run.loggers import TensorBoard, Together, WandB
     from diffcps.run.progress import Display, Live
@@ -83,6 +100,7 @@ def _train(options: argparse.Namespace) -> None:
     except UserError as error:
         raise UserError(f"{out}: {error}" if stored else str(error)) from None
     dataset = request.load()
+    request = _above_floor(request, dataset, options, source)
     with ExitStack() as stack:
         displays: list[Display] = [stack.enter_context(Live())]
         if options.tensorboard:
@@ -108,6 +126,33 @@ def _train(options: argparse.Namespace) -> None:
                 1,
             )
         )
+
+
+def _above_floor(request: Request, dataset: Dataset, options: argparse.Namespace, source: str | None) -> Request:
+    """With the bound that --kappa-above-floor means, which is said in a line. Raises `UserError`."""
+    bound = bound_on_loss(request.method)
+    if bound is None:
+        return request
+    flag, share = f"--{bound}-above-floor", options.above_floor
+    if share is None:
+        if options.floor_from is not None:
+            raise UserError(f"--floor-from says where {flag} takes the floor from: add that one, or leave it out")
+        return request
+    if bound in vars(options):
+        raise UserError(f"--{bound} and {flag} both say what {bound} is: leave one of them out")
+    check_share(flag, share)
+    command = measure_command(dataset.info, environment_of(request.settings, dataset.info), request.config)
+    path = options.floor_from or default_folder("kappa", options.task, source)
+    floors, file = read_floors(path, command)
+    floor = fitting_floor(floors, file, dataset, request.config, command)
+    value = floor.above(share)
+    seeds = " ".join(str(clone.seed) for clone in floor.clones)
+    say(
+        f"{bound} {value:g}: {100 * share:g} % above the floor {floor.value:.4g} in {file} (held-out rows, T = "
+        f"{floor.num_steps}, {floors.updates:,} updates, seeds {seeds})"
+    )
+    sweep = {name: values for name, values in request.sweep.items() if name != bound}
+    return replace(request, config=replace(request.config, **{bound: value}), sweep=sweep)
 
 
 def default_folder(algorithm: str, task: str | None, dataset: str | None) -> Path:

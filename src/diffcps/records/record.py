@@ -249,6 +249,21 @@ class Selected(NamedTuple):
 
 
 @dataclass(frozen=True)
+class UnmetBound:
+    """A bound that a member's metric stands still above, while the multiplier only rises (`run/bounds.py`)."""
+
+    member: Member
+    metric: str
+    field: str
+    """The config field that is the bound."""
+    bound: float
+    value: float
+    """Of the metric, the mean over the last quarter of the log."""
+    multiplier: float
+    """In the last row of the log."""
+
+
+@dataclass(frozen=True)
 class MemberScores:
     """What is reported of a member."""
 
@@ -272,6 +287,8 @@ class Summary:
     members: tuple[MemberScores, ...]
     failed_evaluations: int = 0
     """How many evaluations have no score because the episodes could not be played."""
+    unmet_bounds: tuple[UnmetBound, ...] = ()
+    """Bounds that show no sign of being met."""
 
     def to_json(self) -> JsonRow:
         """The content of summary.json."""
@@ -282,6 +299,17 @@ class Summary:
             "data_return": self.data_return,
             "reference": None if self.reference is None else list(self.reference),
             "failed_evaluations": self.failed_evaluations,
+            "unmet_bounds": [
+                {
+                    **_columns(row.member),
+                    "metric": row.metric,
+                    "field": row.field,
+                    "bound": row.bound,
+                    "value": row.value,
+                    "multiplier": row.multiplier,
+                }
+                for row in self.unmet_bounds
+            ],
             "members": [
                 {**_columns(row.member), **_scores_json(row.scores), "selected": _selected_json(row.selected)}
                 for row in self.members
@@ -304,6 +332,7 @@ class Summary:
                 for row in rows
             ),
             failed_evaluations=_whole(content.get("failed_evaluations", 0)),
+            unmet_bounds=tuple(_unmet_bound(_object(row), members) for row in _list(content.get("unmet_bounds", []))),
         )
 
 
@@ -455,6 +484,11 @@ def _scores(row: Mapping[str, Json]) -> Scores | None:
 
     selected = None if row["offline_selected"] is None else score("offline_selected")
     return Scores(score("last"), score("best"), score("mean_of_last"), selected)
+
+
+def _unmet_bound(row: Mapping[str, Json], members: Sequence[Member]) -> UnmetBound:
+    numbers = {name: _number(row[name]) for name in ("bound", "value", "multiplier")}
+    return UnmetBound(members[_whole(row["member"])], str(row["metric"]), str(row["field"]), **numbers)
 
 
 def _selected_json(selected: Selected | None) -> Json:

@@ -13,6 +13,7 @@ from diffcps.algorithms import ALGORITHMS
 from diffcps.evaluation.scores import Score, mean_and_std_over_members
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import SCORE_KINDS, Evaluation, MemberScores, Reference, RunEvaluation, Summary
+from diffcps.run.bounds import unmet_line
 from diffcps.tasks.references import normalised_score
 from diffcps.types import UserError
 
@@ -198,6 +199,8 @@ def _markdown_of_evaluations(folder: RunFolder) -> str:
     lines.append("")
     for kind in SCORE_KINDS:
         lines.append(f"- {kind}: {_spread_text(_scores_of(folder, summary, kind), record.reference)}")
+    if summary.unmet_bounds:
+        lines += ["", unmet_line(record, summary.unmet_bounds)]
     return "\n".join(lines)
 
 

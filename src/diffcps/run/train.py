@@ -28,6 +28,7 @@ from diffcps.records.environment import environment_of, reference_of
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
 from diffcps.records.settings import NO_ENVIRONMENT, Settings
+from diffcps.run.bounds import unmet_bounds, unmet_line
 from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
 from diffcps.run.evaluate import evaluate_members, of_member, rows_to_diagnose
 from diffcps.run.policy import program_of
@@ -155,7 +156,10 @@ def run(
         except Interrupted:  # it has something to show, too
             _report(folder, record)
             raise
-        return _report(folder, record)
+        summary = _report(folder, record)
+        if summary.unmet_bounds:
+            (display or Silent()).note(unmet_line(record, summary.unmet_bounds))
+        return summary
 
 
 def _begin(program: Program, record: RunRecord, folder: RunFolder, initial: Tree) -> Training:
@@ -329,14 +333,16 @@ def _changed(folder: RunFolder, name: str, old: Json, new: Json) -> str:
 def _report(folder: RunFolder, record: RunRecord) -> Summary:
     from diffcps.run.curves import save_curves
 
-    summary = summarise(record, folder.read_evaluations(record.members))
+    members = record.members
+    summary = summarise(record, folder.read_evaluations(members), folder.read_measurements(members))
     folder.write_summary(summary)
     save_curves(folder, folder.curves)
     return summary
 
 
-def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
-    """The four scores of every member, with normalised values where the references are known, and what was selected."""
+def summarise(record: RunRecord, evaluations: Sequence[Evaluation], measurements: Sequence[Measurement]) -> Summary:
+    """The four scores of every member, with normalised values where the references are known, what was selected, and
+    which bounds are not met."""
     rows: list[MemberScores] = []
     for member in record.members:
         own = [row for row in evaluations if row.member.index == member.index]
@@ -349,6 +355,7 @@ def summarise(record: RunRecord, evaluations: Sequence[Evaluation]) -> Summary:
         reference=record.reference,
         members=tuple(rows),
         failed_evaluations=len({row.update for row in evaluations if row.failure is not None}),
+        unmet_bounds=tuple(unmet_bounds(record, measurements)),
     )
 
 

@@ -14,6 +14,7 @@ from diffcps.evaluation.scores import mean_and_std_over_members
 from diffcps.records.fields import values_of
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import Measurement
+from diffcps.run.bounds import MULTIPLIER
 from diffcps.study.compare import Trial, in_unit
 from diffcps.study.published import Unit
 from diffcps.training.members import expand
@@ -21,7 +22,6 @@ from diffcps.types import Metric
 
 MAX_POINTS = 150
 """Of a curve of metrics: more are averaged in blocks, each of which stands at its last update."""
-MULTIPLIER = "dual/multiplier"
 
 
 class Curve(NamedTuple):
