@@ -166,7 +166,7 @@ def trials_of(work: Sequence[Work], results: Sequence[Result]) -> list[Trial]:
     for row in results:
         of_runs.setdefault(row.origin.run, []).append(row)
     for one in work:
-        own = of_runs.get(one.cell.name, [])
+        own = [row for row in of_runs.get(one.cell.name, []) if not _is_further(row, one.cell)]
         combinations: dict[tuple[float, ...], set[int]] = {}
         for member in expand(one.cell.request.settings.seeds, one.cell.request.sweep):
             combinations.setdefault(tuple(member.swept.values()), set()).add(member.index)
@@ -291,6 +291,12 @@ def _final_protocols(study: Study, final: Final) -> list[Protocol]:
         Protocol("final", None, "New episodes", f"{played}; each method acts by its own rule."),
         *(Protocol("final", rule, f"New episodes by {rule}", f"{played}; acting by {rule}.") for rule in further),
     ]
+
+
+def _is_further(row: Result, cell: Cell) -> bool:
+    """Whether it is an evaluation in the course of a run by another rule than the method's own: of those no table is
+    made, they stand in results.parquet."""
+    return row.protocol == "training" and row.acting not in (None, _own_rule(cell))
 
 
 def _own_rule(cell: Cell) -> str | None:
