@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from diffcps.evaluation.scores import Score, Scores, four_scores, mean_and_std_over_members
+from diffcps.evaluation.scores import Score, Scores, four_scores, mean_and_std_over_members, scores_of_the_same
 from diffcps.types import UserError
 
 
@@ -57,3 +57,17 @@ def test_mean_and_std_over_members() -> None:
     np.testing.assert_allclose(std, [math.sqrt(8 / 3), math.sqrt(200)])
     mean, std = mean_and_std_over_members([2.0, 4.0])
     assert (mean, std) == (3.0, 1.0)
+
+
+def test_another_rule_is_scored_at_the_evaluations_of_the_runs_own() -> None:
+    chosen = four_scores((10, 20, 30, 40), (1.0, 7.0, 4.0, 6.0), (0.9, 0.5, 0.2, None), k=2)
+    assert chosen is not None
+    # by another rule the best would be that of 10, which has no part in the choice
+    assert scores_of_the_same(chosen, {10: 99.0, 20: 2.0, 30: 3.0, 40: 5.0}, reference=(0.0, 10.0)) == Scores(
+        last=Score((40,), 5.0, 50.0),
+        best=Score((20,), 2.0, 20.0),
+        mean_of_last=Score((30, 40), 4.0, 40.0),
+        offline_selected=Score((30,), 3.0, 30.0),
+    )
+    never = chosen._replace(offline_selected=None)
+    assert scores_of_the_same(never, {20: 2.0, 30: 3.0, 40: 5.0}).offline_selected is None

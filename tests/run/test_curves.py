@@ -9,7 +9,7 @@ import pytest
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.records.folder import RunFolder
-from diffcps.records.record import Evaluation, Measurement, RunRecord
+from diffcps.records.record import Evaluation, Measurement, Played, RunRecord
 from diffcps.records.settings import Settings
 from diffcps.run.curves import curves_figure, save_curves
 from diffcps.types import DatasetInfo, EnvironmentSpec, Spec, UserError
@@ -179,6 +179,18 @@ def test_sweep_has_a_legend_and_a_dashed_bound_each(tmp_path: Path) -> None:
     bounds = [line for line in figure.axes[1].lines if line.get_linestyle() == "--"]
     assert [np.asarray(line.get_ydata())[0] for line in bounds] == [0.02, 0.05, 0.1]
     assert [line.get_color() for line in bounds] == colours
+
+
+def test_further_rules_are_thin_lines_of_their_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", kappas=(0.02, 0.05), seeds=(0, 1), evaluations=2)
+    record, metrics, evaluations = read(run)
+    also = [dataclasses.replace(row, also={"sample": Played(10.0 * row.member.seed, (), ())}) for row in evaluations]
+    plain, score = (curves_figure(record, metrics, rows).axes[0] for rows in (evaluations, also))
+    further = [line for line in score.lines if line.get_linestyle() == ":"]
+    assert len(score.lines) == len(plain.lines) + 2 and len(further) == 2
+    assert [list(np.asarray(line.get_xdata())) for line in further] == [[5000, 10000]] * 2
+    assert [list(np.asarray(line.get_ydata())) for line in further] == [[5.0, 5.0]] * 2
+    assert score.get_title(loc="left") == plain.get_title(loc="left") + "; by sample (dotted)"
 
 
 def test_many_combinations_have_different_colours(tmp_path: Path) -> None:

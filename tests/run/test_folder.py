@@ -9,7 +9,7 @@ import pytest
 from diffcps.algorithms import diffcps
 from diffcps.evaluation.scores import Score, Scores
 from diffcps.records.folder import RunFolder
-from diffcps.records.record import Evaluation, Measurement, MemberScores, RunRecord, Summary, differences
+from diffcps.records.record import Evaluation, Measurement, MemberScores, Played, RunRecord, Summary, differences
 from diffcps.records.settings import Settings
 from diffcps.types import DatasetInfo, EnvironmentSpec, Reading, Spec, UserError
 
@@ -64,14 +64,23 @@ def test_records_come_back(tmp_path):
     folder.append_measurements(measured)
     assert folder.read_measurements(members) == measured
     evaluated = [Evaluation(100, members[1], 2.0, (1.0, 3.0), (10, 20), {"selection/loss": 0.5, "critic/q": None})]
+    evaluated += [dataclasses.replace(evaluated[0], also={"sample": Played(4.0, (3.0, 5.0), (1, 2))})]
     folder.append_evaluations(evaluated)
     assert folder.read_evaluations(members) == evaluated
     one, mean = Score((100,), 2.0, 0.75), Score((50, 100), 1.5, None)
     scores = Scores(last=one, best=one, mean_of_last=mean, offline_selected=None)
-    rows = (MemberScores(members[0], scores), MemberScores(members[1], None))
+    further = MemberScores(members[2], scores, None, {"sample": scores._replace(last=mean)})
+    rows = (MemberScores(members[0], scores), MemberScores(members[1], None), further)
     summary = Summary("diffcps", None, 100, None, None, rows)
     folder.write_summary(summary)
     assert folder.read_summary() == summary
+
+
+def test_runs_of_earlier_versions_are_read_without_what_they_do_not_say():
+    content = record_of(settings=Settings(env=HOPPER, seeds=(0, 3), updates=100, also_act=("sample",))).to_json()
+    assert RunRecord.from_json(content).settings.also_act == ("sample",)
+    old = {name: value for name, value in content.items() if name not in ("also_act", "validation")}
+    assert RunRecord.from_json(old) == record_of()
 
 
 def test_a_swept_field_stands_in_the_sweep_alone(tmp_path):
@@ -91,6 +100,10 @@ def test_a_swept_field_stands_in_the_sweep_alone(tmp_path):
         ({"sweep": {"kappa": (0.01, 0.5)}}, ("kappa", [0.01, "inf"], [0.01, 0.5])),
         ({"sweep": {}}, ("kappa", [0.01, "inf"], 0.01)),
         ({"settings": Settings(env=HOPPER, seeds=(0,), updates=100)}, ("seeds", [0, 3], [0])),
+        (
+            {"settings": Settings(env=HOPPER, seeds=(0, 3), updates=100, also_act=("sample",))},
+            ("also_act", [], ["sample"]),
+        ),
         ({"environment": None, "reference": None}, ("env", "Hopper-v5", None)),
         ({"environment": RECORDED}, ("env", "Hopper-v5", "Hopper-v5(g=1), ClipReward, 9 steps")),
         (

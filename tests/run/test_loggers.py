@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from diffcps.records.record import Evaluation, Measurement
+from diffcps.records.record import Evaluation, Measurement, Played
 from diffcps.run.loggers import TensorBoard, Together, WandB
 from diffcps.run.progress import Silent
 from tests.run.test_folder import record_of
@@ -13,7 +13,9 @@ RECORD = record_of(sweep={"kappa": (0.01, 0.5)})
 MEMBERS = RECORD.members
 MEASURED = [Measurement(50, member, {"critic/loss": 1.5, "actor/bc_loss": None}, 80.0) for member in MEMBERS]
 EVALUATED = [
-    Evaluation(100, MEMBERS[0], 7.0, (7.0,), (3,), {"selection/loss": 0.25}),
+    Evaluation(
+        100, MEMBERS[0], 7.0, (7.0,), (3,), {"selection/loss": 0.25}, also={"sample": Played(5.0, (5.0,), (2,))}
+    ),
     Evaluation(100, MEMBERS[1], None, (), (), {"selection/loss": 0.5, "critic/q": None}),
 ]
 
@@ -95,6 +97,7 @@ def test_names_of_weights_and_biases(tmp_path, monkeypatch):
     assert metrics["seed 3, kappa 0.5/critic/loss"] == 1.5 and "seed 0, kappa 0.01/actor/bc_loss" not in metrics
     assert scores == {
         "seed 0, kappa 0.01/evaluation/score": 7.0,
+        "seed 0, kappa 0.01/evaluation/score/sample": 5.0,
         "seed 0, kappa 0.01/evaluation/selection/loss": 0.25,
         "seed 3, kappa 0.01/evaluation/selection/loss": 0.5,
     }

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from diffcps.algorithms import diffcps, diffusion_bc
-from diffcps.records.record import Evaluation, Measurement, RunRecord
+from diffcps.records.record import Evaluation, Measurement, Played, RunRecord
 from diffcps.records.settings import Settings
 from diffcps.run import progress
 from diffcps.run.progress import Live, Silent
@@ -91,6 +92,24 @@ def test_table_of_members() -> None:
     assert "seed 0 2000 (50.0) 3000 (75.0) 0.0478 1.25 231 3.07" in lines
     assert "seed 1 1200 (30.0) 1200 (30.0) 0.0478 1.25 231 3.07" in lines
     assert any("(≤ 0.05)" in line for line in lines)
+
+
+def test_further_rules_are_seen(clock: Clock) -> None:
+    run = record(10_000, reference=REFERENCE)
+    (plain,) = scores(run, 1000, 3000.0)
+    rows = [dataclasses.replace(plain, also={"sample": Played(1000.0, (), ()), "argmax_q": Played(400.0, (), ())})]
+    console = log()
+    with Live(terminal()) as live, Live(console) as lines:
+        for display in (live, lines):
+            display.start(run, 0, {})
+            display.logged(1000, metrics(run, 1000, 0))
+            display.evaluated(1000, rows)
+        table = frame(live)
+    assert "member score best by sample by argmax_q" in [
+        line[: len("member score best by sample by argmax_q")] for line in table
+    ]
+    assert any(line.startswith("seed 0 3000 (75.0) 3000 (75.0) 1000 (25.0) 400 (10.0) ") for line in table)
+    assert written(console).endswith("; seed 0: 3000 (75.0), by sample 1000 (25.0), by argmax_q 400 (10.0)\n")
 
 
 def test_swept_bound_is_each_members_own() -> None:

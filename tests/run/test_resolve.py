@@ -54,6 +54,12 @@ def test_a_task_without_a_preset_and_the_word_none():
     assert (request.preset, request.config, request.reading.reward) == (None, diffcps.Config(), "none")
 
 
+def test_further_rules_are_the_methods_own_words():
+    given = Given({"action_choice": "sample"}, {}, {"also_act": ("softmax_q", "argmax_q")})
+    assert resolve("diffcps", given).settings.also_act == ("softmax_q", "argmax_q")
+    assert resolve("idql", Given(settings={"also_act": ("implicit",)})).settings.also_act == ("implicit",)
+
+
 def test_a_sweep_takes_the_place_of_a_presets_value():
     request = resolve("diffcps", Given(sweep={"kappa": (0.1, 0.2)}), preset="hopper-medium")
     assert request.sweep == {"kappa": (0.1, 0.2)}
@@ -84,6 +90,15 @@ def test_a_value_given_while_resuming_takes_the_place_of_a_sweep():
         ("diffcps", {"given": Given(sweep={"kappa": (1.0, 1.0)})}, "kappa is swept over .*: give each value once"),
         ("diffcps", {"given": Given(sweep={"kappa": (1.0, math.nan)})}, "kappa is nan"),
         ("diffcps", {"given": Given(settings={"seeds": (3, 1, 3)})}, "seeds names 3 twice"),
+        ("bc", {"given": Given(settings={"also_act": ("sample",)})}, "bc has one way to act: leave out also_act"),
+        ("diffcps", {"given": Given(settings={"also_act": ("implicit",)})}, "acts by sample, softmax_q, argmax_q"),
+        ("diffcps", {"given": Given(settings={"also_act": ("softmax_q",)})}, "by which this run acts in any case"),
+        ("diffcps", {"given": Given(settings={"also_act": ("sample", "sample")})}, "also_act names sample twice"),
+        (
+            "diffcps",
+            {"given": Given(settings={"also_act": "sample"})},
+            "also_act is 'sample': it must be a list of words",
+        ),
         ("diffcps", {"preset": "hoper-medium"}, "unknown preset hoper-medium: did you mean hopper-medium"),
         ("bc", {"preset": "hopper-medium"}, "unknown preset hopper-medium"),
         ("diffcps", {"task": "hopper-medum-v2"}, "did you mean hopper-medium-v2"),

@@ -65,6 +65,25 @@ def test_a_mean_per_combination() -> None:
     assert any(line.startswith("0.1 mean ± std 3500 ± 500 ") for line in lines)
 
 
+def test_further_rules_have_columns_for_what_is_not_chosen() -> None:
+    rows = [member(i, i, 2000.0 + 400 * i) for i in (0, 1)]
+    by_sample = [member(i, i, 1000.0 + 200 * i).scores for i in (0, 1)]
+    further = [
+        dataclasses.replace(row, also={"sample": scores})
+        for row, scores in zip(rows, by_sample, strict=True)
+        if scores is not None
+    ]
+    lines = printed(summary(*further))
+    assert "0 2000 (50.0) 2400 (60.0) 4.5k 1900 (47.5) 1800 (45.0) 5250 1000 (25.0) 900 (22.5)" in lines
+    assert any(
+        line.startswith("mean ± std 2200 ± 200 2600 ± 200 2100 ± 200 2000 ± 200 1100 ± 100 1000 ± 100")
+        for line in lines
+    )
+    assert any(line.endswith("sample sample") for line in lines)
+    assert "the same evaluations by further rules" in " ".join(lines)
+    assert "further rules" not in " ".join(printed(summary(*rows)))
+
+
 def test_without_reference_only_raw_numbers() -> None:
     def raw(row: MemberScores) -> MemberScores:
         assert row.scores is not None

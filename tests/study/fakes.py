@@ -12,7 +12,7 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.records.folder import RunFolder
-from diffcps.records.record import Evaluation, Measurement, MemberEpisodes, RunEvaluation, RunRecord, Summary
+from diffcps.records.record import Evaluation, Measurement, MemberEpisodes, Played, RunEvaluation, RunRecord, Summary
 from diffcps.study.cell import rules
 from diffcps.study.plan import Cell, Final, study_of
 from diffcps.study.run import PLAN, failure_of
@@ -110,7 +110,8 @@ def _evaluation(cell: Cell, member: Member, update: int, fake: Fake) -> Evaluati
     if fake.environment is None:
         return Evaluation(update, member, None, (), (), diagnosis)
     score = fake.score(cell, member, update)
-    return Evaluation(update, member, score, (score - 1.0, score + 1.0), (10, 10), diagnosis)
+    further = {rule: Played(score - 50.0, (score - 50.0,), (10,)) for rule in cell.request.settings.also_act}
+    return Evaluation(update, member, score, (score - 1.0, score + 1.0), (10, 10), diagnosis, also=further)
 
 
 def _new_episodes(

@@ -92,6 +92,15 @@ def test_the_datas_preset_is_for_the_methods_that_have_it():
     assert (of_td3.preset, of_td3.config) == (None, td3_bc.Config())
 
 
+def test_further_rules_are_for_the_methods_that_have_them():
+    text = PLAN.replace("updates = 100", 'updates = 100\nalso_act = ["sample", "softmax_q"]')
+    text = text.replace("updates = 200", 'updates = 200\nalso_act = ["argmax_q"]')
+    rules = {cell.name: cell.request.settings.also_act for cell in plan(text).cells}
+    assert rules["replay/diffcps-num_steps-3"] == ("sample",)  # softmax_q is its own
+    assert rules["medium/diffcps-num_steps-5"] == ("argmax_q",)
+    assert rules["replay/cloning"] == rules["medium/td3_bc"] == ()
+
+
 def test_widths_of_levels_are_a_value_and_several_of_them_are_variants():
     tables: dict[str, Any] = {"data": {"d": {"dataset": "builtin"}}, "methods": {"diffuser": {"multipliers": [1, 2]}}}
     (cell,) = study_of(tables, "s").cells
@@ -121,6 +130,9 @@ def test_no_word_of_a_data_table_has_two_meanings():
         ("[study]", "[studdy]", "unknown table studdy: did you mean study?"),
         ("updates = 100", "update = 100", "study: unknown field update: did you mean updates?"),
         ("updates = 100", "updates = -1", "study: updates is -1: it must be 1 or more"),
+        ("updates = 100", 'also_act = ["smaple"]', "study.also_act: unknown way to act of these methods smaple"),
+        ("updates = 100", 'also_act = "sample"', "study: also_act is 'sample': it must be a list of words"),
+        ("updates = 200", 'also_act = ["implicit"]', "data.medium.also_act: unknown way to act of these methods"),
         ("episodes = 3", "episode = 3", "final: unknown field episode: did you mean episodes?"),
         ("episodes = 3", 'checkpoint = "lst"', "final: unknown checkpoint lst: did you mean last?"),
         ('env = "Hopper-v5"', 'envv = "Hopper-v5"', "data.replay: unknown field envv: did you mean env?"),

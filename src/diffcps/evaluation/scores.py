@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,25 @@ def four_scores(
         best=score([max(rows, key=lambda row: scores[row])]),
         mean_of_last=score(rows[-k:]),
         offline_selected=score([-min(selectable)[1]]) if selectable else None,
+    )
+
+
+def scores_of_the_same(
+    chosen: Scores, returns: Mapping[int, float], reference: tuple[float, float] | None = None
+) -> Scores:
+    """The scores of the evaluations that `chosen` was taken from, with other mean returns of theirs, by update: those
+    of the same policies under another rule by which they act."""
+
+    def score(of: Score) -> Score:
+        mean = float(np.mean([returns[update] for update in of.updates]))
+        return Score(of.updates, mean, None if reference is None else float(normalised_score(mean, reference)))
+
+    selected = chosen.offline_selected
+    return Scores(
+        last=score(chosen.last),
+        best=score(chosen.best),
+        mean_of_last=score(chosen.mean_of_last),
+        offline_selected=None if selected is None else score(selected),
     )
 
 

@@ -90,6 +90,8 @@ def _check_value(name: str, value: object, annotation: object) -> None:
             raise UserError(f"{name} is {value}: it must be below 1")
     if annotation == tuple[int, ...]:
         _check_whole_numbers(name, value)
+    if annotation == tuple[str, ...] and not isinstance(value, tuple | list):
+        raise UserError(f"{name} is {value!r}: it must be a list of words")
 
 
 def _check_number(name: str, value: object, whole: bool, least: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from diffcps.algorithms import ALGORITHMS
@@ -22,7 +22,7 @@ ENVIRONMENT_SETTINGS = ("env", "env_kwargs", "max_episode_steps")
 """Fields of `Settings` that say which environment is meant: what came of them is written down as one."""
 
 
-ADDED_SETTINGS = ("validation",)
+ADDED_SETTINGS = ("validation", "also_act")
 """Fields of `Settings` that runs of earlier versions do not have."""
 
 
@@ -196,6 +196,15 @@ class Measurement:
         return cls(_whole(row["update"]), member, metrics, _number(row["updates_per_second"]))
 
 
+class Played(NamedTuple):
+    """The episodes of an evaluation by a further rule."""
+
+    score: float
+    """Mean return."""
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A member after so many updates: its episodes and its diagnosis. A row of `evaluations.jsonl`."""
@@ -209,6 +218,8 @@ class Evaluation:
     diagnosis: Mapping[str, float | None]
     failure: str | None = None
     """The error that ended the episodes; None where they were played, or were not to be."""
+    also: Mapping[str, Played] = field(default_factory=dict[str, Played])
+    """The same start seeds by each further rule; empty where there are no scores."""
 
     @property
     def selection_loss(self) -> float | None:
@@ -216,7 +227,11 @@ class Evaluation:
         return self.diagnosis["selection/loss"]
 
     def to_json(self) -> JsonRow:
-        """A row of the log; it has a failure where there was one."""
+        """A row of the log; it has a failure where there was one, and further rules where there are some."""
+        also: JsonRow = {
+            rule: {"score": played.score, "returns": list(played.returns), "lengths": list(played.lengths)}
+            for rule, played in self.also.items()
+        }
         return {
             "update": self.update,
             **_columns(self.member),
@@ -225,6 +240,7 @@ class Evaluation:
             "lengths": list(self.lengths),
             "diagnose": dict(self.diagnosis),
             **({} if self.failure is None else {"failure": self.failure}),
+            **({"also": also} if also else {}),
         }
 
     @classmethod
@@ -238,6 +254,7 @@ class Evaluation:
             lengths=tuple(map(_whole, _list(row["lengths"]))),
             diagnosis={name: _optional_number(value) for name, value in _object(row["diagnose"]).items()},
             failure=_optional_text(row.get("failure")),
+            also={rule: _played(_object(played)) for rule, played in _object(row.get("also", {})).items()},
         )
 
 
@@ -272,6 +289,8 @@ class MemberScores:
     """None where it was never scored."""
     selected: Selected | None = None
     """Known without an environment, too; None where no loss was finite."""
+    also: Mapping[str, Scores] = field(default_factory=dict[str, Scores])
+    """The same evaluations by each further rule."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +330,12 @@ class Summary:
                 for row in self.unmet_bounds
             ],
             "members": [
-                {**_columns(row.member), **_scores_json(row.scores), "selected": _selected_json(row.selected)}
+                {
+                    **_columns(row.member),
+                    **_scores_json(row.scores),
+                    "selected": _selected_json(row.selected),
+                    **({"also": {rule: _scores_json(scores) for rule, scores in row.also.items()}} if row.also else {}),
+                }
                 for row in self.members
             ],
         }
@@ -328,7 +352,7 @@ class Summary:
             data_return=_optional_number(content["data_return"]),
             reference=None if reference is None else _pair(reference),
             members=tuple(
-                MemberScores(members[_whole(row["member"])], _scores(row), _selected(row.get("selected")))
+                MemberScores(members[_whole(row["member"])], _scores(row), _selected(row.get("selected")), _also(row))
                 for row in rows
             ),
             failed_evaluations=_whole(content.get("failed_evaluations", 0)),
@@ -471,6 +495,15 @@ def _scores_json(scores: Scores | None) -> JsonRow:
         kind: score and {"updates": list[Json](score.updates), "score": score.score, "normalised": score.normalised}
         for kind, score in kinds
     }
+
+
+def _also(row: Mapping[str, Json]) -> dict[str, Scores]:
+    found = {rule: _scores(_object(scores)) for rule, scores in _object(row.get("also", {})).items()}
+    return {rule: scores for rule, scores in found.items() if scores is not None}
+
+
+def _played(row: Mapping[str, Json]) -> Played:
+    return Played(_number(row["score"]), _numbers(row["returns"]), tuple(map(_whole, _list(row["lengths"]))))
 
 
 def _scores(row: Mapping[str, Json]) -> Scores | None:

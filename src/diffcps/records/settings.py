@@ -38,6 +38,9 @@ class Settings:
 
     validation: Share = 0.0
     """Share of the episodes that are held out of the training, for `selection/loss` and the other diagnostics."""
+    also_act: tuple[str, ...] = ()
+    """Further rules by which each evaluation plays the same start seeds, beside the method's own `action_choice`, such
+    as sample and argmax_q; chosen checkpoints stay by its own."""
 
     @property
     def lengths(self) -> Lengths:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, TEAL)
 """One per combination of swept values; with more combinations the colours come from a scale."""
+STROKES = ((":", "dotted"), ("-.", "dash-dotted"), ((0, (1, 4)), "sparsely dotted"))
+"""Of the scores by further rules to act by, and what they are called."""
 LEGEND_COLUMNS = 5
 FEW = 40
 """Up to so many points of a line are marked."""
@@ -80,7 +82,9 @@ def curves_figure(record: RunRecord, measurements: Sequence[Measurement], evalua
 
     grid = figure.add_gridspec(len(heights), max(columns, 1), height_ratios=heights)
     if scores:
-        _draw_scores(figure.add_subplot(grid[0, :]), scores, record, colours)
+        axes = figure.add_subplot(grid[0, :])
+        _draw_scores(axes, scores, record, colours)
+        _draw_further(axes, evaluations, record, colours)
     for i, (metric, points) in enumerate(metrics):
         axes = figure.add_subplot(grid[bool(scores) + i // columns, i % columns])
         _draw_metric(axes, metric, points, record, colours)
@@ -126,6 +130,22 @@ def _draw_scores(axes: Axes, scores: Sequence[Point], record: RunRecord, colours
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     if record.reference is not None:
         _normalised_axis(axes, record.reference)
+
+
+def _draw_further(axes: Axes, evaluations: Sequence[Evaluation], record: RunRecord, colours: Colours) -> None:
+    """For each further rule to act by a thin line, the mean over the seeds that are left, in its own kind of stroke."""
+    title = axes.get_title(loc="left")
+    rules = dict.fromkeys(rule for row in evaluations for rule in row.also)
+    for rule, (stroke, word) in zip(rules, STROKES, strict=False):
+        for combination, colour in colours.items():
+            own: dict[int, list[float]] = {}
+            for row in evaluations:
+                if _combination(row.member) == combination and rule in row.also:
+                    own.setdefault(row.update, []).append(row.also[rule].score)
+            means = [float(np.mean(scores)) for scores in own.values()]
+            axes.plot(list(own), means, color=colour, linewidth=1, linestyle=stroke)
+        title += f"; by {rule} ({word})"
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
 
 
 def _draw_metric(axes: Axes, metric: Metric, points: Sequence[Point], record: RunRecord, colours: Colours) -> None:

@@ -16,7 +16,7 @@ from diffcps.envs.names import Environment, named
 from diffcps.evaluation.rollout import Episodes, roll_out
 from diffcps.evaluation.video import record_video
 from diffcps.records.environment import reference_of
-from diffcps.records.record import Evaluation, MemberEpisodes, RunEvaluation, RunRecord
+from diffcps.records.record import Evaluation, MemberEpisodes, Played, RunEvaluation, RunRecord
 from diffcps.run.policy import Checkpoint, MemberPolicies, load_policy, load_run
 from diffcps.run.preflight import check_environment, check_seeds
 from diffcps.run.progress import Display
@@ -47,6 +47,7 @@ def rows_to_diagnose(dataset: Dataset, episode_steps: int = 0) -> Dataset:
 
 def evaluate_members(
     program: Program,
+    further: Mapping[str, Program],
     record: RunRecord,
     training: Training,
     rows: Dataset,
@@ -55,18 +56,21 @@ def evaluate_members(
 ) -> list[Evaluation]:
     """Diagnosis on `rows` and whole episodes of every member that is left, after `training.update` updates.
 
-    Episodes that cannot be played cost the score and nothing else: the display is told, and the rows hold the failure.
+    `further` acts by further rules, from the same start seeds. Episodes that cannot be played, by whichever rule, cost
+    the scores and nothing else: the display is told, and the rows hold the failure.
     Raises `Interrupted` where it is asked to stop: the state is saved by now, and a run that goes on begins with this.
     """
     diagnosis = program.diagnose(training.state, rows)
-    played, failure = None, None
+    own, also, failure = None, dict[str, Episodes](), None
     if record.environment is not None:
+        how = record, record.environment, training, display, stop_requested
         try:
-            played = _play(program, record, record.environment, training, display, stop_requested)
+            own = _play(program, *how)
+            also = {rule: _play(acting, *how) for rule, acting in further.items()}
         except Interrupted:
             raise
         except Exception as error:  # an environment is foreign code and raises what it likes
-            failure = _failure_text(error)
+            own, failure = None, _failure_text(error)
             display.note(
                 f"no score after update {training.update}: {record.environment} could not be played ({failure}); "
                 "the state is saved and the run goes on"
@@ -75,12 +79,16 @@ def evaluate_members(
     for member in program.members:
         if not training.alive[member.index]:
             continue
-        returns = () if played is None else tuple(played.returns[member.index].tolist())
-        lengths = () if played is None else tuple(played.lengths[member.index].tolist())
-        score = None if played is None else float(np.mean(returns))
+        score, returns, lengths = (None, (), ()) if own is None else _played(own, member)
         found = of_member(diagnosis, member)
-        evaluations.append(Evaluation(training.update, member, score, returns, lengths, found, failure))
+        by_rule = {rule: _played(episodes, member) for rule, episodes in also.items()}
+        evaluations.append(Evaluation(training.update, member, score, returns, lengths, found, failure, by_rule))
     return evaluations
+
+
+def _played(episodes: Episodes, member: Member) -> Played:
+    returns = tuple(episodes.returns[member.index].tolist())
+    return Played(float(np.mean(returns)), returns, tuple(episodes.lengths[member.index].tolist()))
 
 
 def _play(

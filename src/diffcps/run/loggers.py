@@ -134,4 +134,5 @@ def _scalars(row: Measurement) -> dict[str, float]:
 
 def _evaluation_scalars(row: Evaluation) -> dict[str, float]:
     diagnosis = {f"evaluation/{name}": value for name, value in row.diagnosis.items() if value is not None}
-    return diagnosis if row.score is None else {"evaluation/score": row.score, **diagnosis}
+    also = {f"evaluation/score/{rule}": played.score for rule, played in row.also.items()}
+    return diagnosis if row.score is None else {"evaluation/score": row.score, **also, **diagnosis}

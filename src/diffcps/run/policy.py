@@ -221,17 +221,21 @@ class LoadedRun(NamedTuple):
         return MemberPolicies(self.program, self.program.place(self.state), self.scaling, number)
 
 
+def acting_by(record: RunRecord, action_choice: str) -> RunRecord:
+    """The run with policies that act by this rule. Raises `UserError` where the method does not have it."""
+    values = fields.values_of(record.config)
+    if "action_choice" not in values:
+        raise UserError(f"{record.algorithm} has one way to act: leave out the action choice")
+    config = fields.build(ALGORITHMS[record.algorithm].Config, values | {"action_choice": action_choice})
+    return dataclasses.replace(record, config=config)
+
+
 def load_run(run: str | Path, which: Checkpoint = "best", action_choice: str | None = None) -> LoadedRun:
     """A run folder with one of its checkpoints; `action_choice` overrides how its policies act. Raises `UserError`."""
     folder = RunFolder(run)
     record = folder.read_record()
     if action_choice is not None:
-        values = fields.values_of(record.config)
-        if "action_choice" not in values:
-            raise UserError(f"{record.algorithm} has one way to act: leave out the action choice")
-        kind = ALGORITHMS[record.algorithm].Config
-        config = fields.build(kind, values | {"action_choice": action_choice})
-        record = dataclasses.replace(record, config=config)
+        record = acting_by(record, action_choice)
     path = _checkpoint_path(folder, which)
     program = program_of(record, record.members, None)
     state, information = checkpoint.load(path, jax.eval_shape(program.init))

@@ -197,7 +197,8 @@ class Live:
         for row in rows[:MAX_ROWS]:
             loss = f"{'no score, ' if row.failure else ''}selection/loss {_value(row.selection_loss)}"
             score = loss if row.score is None else self._score(row.score)
-            words.append(f"{row.member.label}: {score}")
+            further = [f", by {rule} {self._score(played.score)}" for rule, played in row.also.items()]
+            words.append(f"{row.member.label}: {score}{''.join(further)}")
         return words + _and_more(len(rows))
 
     def _score(self, score: float) -> str:
@@ -236,6 +237,7 @@ class Live:
         elif evaluation is not None and evaluation.score is not None:
             cells["score"] = self._score(evaluation.score)
             cells["best"] = self._score(self._best[member.index])
+            cells |= {f"by {rule}": self._score(played.score) for rule, played in evaluation.also.items()}
         measurement = self._measurements.get(member.index)
         if measurement is not None and self._record is not None:
             for name, metric in ALGORITHMS[self._record.algorithm].METRICS.items():

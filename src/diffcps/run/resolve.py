@@ -107,11 +107,13 @@ def resolve(
     sweep = {name: values for name, values in sweep.items() if name not in given.fields} | dict(given.sweep)
     check_sweep(kind, sweep)
     values = {**base, **given.fields} | {name: swept[0] for name, swept in sweep.items()}
+    config, made = fields.build(kind, values), fields.build(Settings, settings | dict(given.settings))
+    _check_rules(method, config, made.also_act)
     return Request(
         method=method,
-        config=fields.build(kind, values),
+        config=config,
         sweep=sweep,
-        settings=fields.build(Settings, settings | dict(given.settings)),
+        settings=made,
         source=source if given.source is None else given.source,
         reading=fields.build(Reading, reading | dict(given.reading)),
         task=None if purpose is None else purpose.id,
@@ -158,6 +160,20 @@ def check_sweep(kind: type[Configuration], sweep: Mapping[str, tuple[float, ...]
             raise UserError(f"{name} is swept over {list(values)}: give each value once")
         for value in values:
             fields.build(kind, {name: value})
+
+
+def _check_rules(method: str, config: Configuration, rules: tuple[str, ...]) -> None:
+    """Raises `UserError` unless the further rules are other ones than its own that the method has."""
+    known, own = fields.choices(type(config), "action_choice"), fields.values_of(config).get("action_choice")
+    for rule in rules:
+        if not known:
+            raise UserError(f"{method} has one way to act: leave out also_act")
+        if rule not in known:
+            raise UserError(f"also_act names {rule}: {method} acts by {', '.join(known)}")
+        if rule == own:
+            raise UserError(f"also_act names {rule}, by which this run acts in any case: leave it out")
+        if rules.count(rule) > 1:
+            raise UserError(f"also_act names {rule} twice")
 
 
 def _stored_task(method: str, task: str | None, stored: RunRecord) -> Task | None:

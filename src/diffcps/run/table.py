@@ -23,6 +23,11 @@ EXPLANATION = (
     "Return (normalised score). best: the evaluation with the highest return, chosen by asking the environment; "
     "offline-selected: the one with the lowest selection/loss, chosen without it; at: after how many updates."
 )
+UNCHOSEN = ("last", "mean_of_last")
+"""Scores that are shown of further rules, too; the others rest on a choice among evaluations."""
+FURTHER_EXPLANATION = (
+    " The last columns have the same evaluations by further rules to act by, which have no part in any choice."
+)
 
 SUCCESS_EXPLANATION = (
     "success: share of the episodes that the environment calls a success at the last step, and at any step."
@@ -38,6 +43,8 @@ def run_table(summary: Summary) -> Table:
     title = f"{summary.algorithm} on {summary.environment or 'no environment'}, {summary.updates:,} updates"
     selected = not kinds and any(row.selected for row in members)
     caption = EXPLANATION if kinds else _why_no_scores(summary, selected)
+    if further_rules(summary):
+        caption += FURTHER_EXPLANATION
     if kinds and summary.data_return is not None:
         title += f"; mean return of the data: {_return_text(summary.data_return, summary.reference)}"
     table = Table(title=Text(title), title_justify="left", caption=Text(caption), caption_justify="left", min_width=60)
@@ -48,6 +55,9 @@ def run_table(summary: Summary) -> Table:
         table.add_column(_heading(kind, members), justify="right")
         if kind in CHOSEN:
             table.add_column("at", justify="right", style="dim")
+    further = [(rule, kind) for rule in further_rules(summary) for kind in UNCHOSEN]
+    for rule, kind in further:
+        table.add_column(f"{_heading(kind, members)}\n{rule}", justify="right", overflow="fold")
     if selected:
         table.add_column("selection/loss", justify="right")
         table.add_column("at", justify="right", style="dim")
@@ -59,9 +69,12 @@ def run_table(summary: Summary) -> Table:
         values = [f"{value:g}" for value in combination]
         for row in own:
             cells = [cell for kind in kinds for cell in _cells(kind, _score(row, kind), summary.updates)]
+            cells += [cell for rule, kind in further for cell in _cells(kind, _score(row, kind, rule), summary.updates)]
             table.add_row(*values, str(row.member.seed), *cells, *(_selected_cells(row) if selected else []))
         if len(own) > 1:
             cells = [cell for kind in kinds for cell in _mean_cells(kind, [_score(row, kind) for row in own])]
+            for rule, kind in further:
+                cells += _mean_cells(kind, [_score(row, kind, rule) for row in own])
             table.add_row(*values, "mean ± std", *cells, *(_mean_selected_cells(own) if selected else []), style="bold")
             table.add_section()
     return table
@@ -102,8 +115,15 @@ def _return_text(value: float, reference: Reference | None) -> str:
     return score_text(value, None if reference is None else float(normalised_score(value, reference)))
 
 
-def _score(row: MemberScores, kind: str) -> Score | None:
-    return None if row.scores is None else getattr(row.scores, kind)
+def further_rules(summary: Summary) -> list[str]:
+    """The rules to act by whose scores stand beside those of the run's own."""
+    return list(dict.fromkeys(rule for row in summary.members for rule in row.also))
+
+
+def _score(row: MemberScores, kind: str, rule: str | None = None) -> Score | None:
+    """By the run's own rule, or by a further one."""
+    scores = row.scores if rule is None else row.also.get(rule)
+    return None if scores is None else getattr(scores, kind)
 
 
 def _why_no_scores(summary: Summary, selected: bool) -> str:
@@ -173,8 +193,10 @@ def markdown(folders: Sequence[RunFolder]) -> str:
     lines = [_markdown_row(["method", "updates", *SCORE_KINDS]), "|" + "---|" * (2 + len(SCORE_KINDS))]
     for folder in folders:
         summary = folder.read_summary()
-        cells = [_spread_text(_scores_of(folder, summary, kind), summary.reference) for kind in SCORE_KINDS]
-        lines.append(_markdown_row([summary.algorithm, f"{summary.updates:,}", *cells]))
+        for rule in (None, *further_rules(summary)):
+            cells = [_spread_text(_scores_of(folder, summary, kind, rule), summary.reference) for kind in SCORE_KINDS]
+            name = summary.algorithm if rule is None else f"{summary.algorithm}, {rule}"
+            lines.append(_markdown_row([name, f"{summary.updates:,}", *cells]))
     return "\n".join(lines)
 
 
@@ -189,16 +211,20 @@ def _markdown_of_evaluations(folder: RunFolder) -> str:
         for name, metric in ALGORITHMS[record.algorithm].METRICS.items()
         if metric.symbol and name in evaluations[0].diagnosis
     }
-    lines = [_markdown_row(["updates", "members", "return (normalised)", *diagnosed.values()])]
-    lines.append("|" + "---|" * (3 + len(diagnosed)))
+    rules = further_rules(summary)
+    headings = ["updates", "members", "return (normalised)", *(f"by {rule}" for rule in rules), *diagnosed.values()]
+    lines = [_markdown_row(headings), "|" + "---|" * len(headings)]
     for update in sorted({row.update for row in evaluations}):
         now = [row for row in evaluations if row.update == update]
         measures = [_measure_text(now, name) for name in diagnosed]
-        score = _spread_text([row.score for row in now if row.score is not None], record.reference)
-        lines.append(_markdown_row([f"{update:,}", str(len(now)), score, *measures]))
+        scores = [_spread_text([row.score for row in now if row.score is not None], record.reference)]
+        scores += [_spread_text([row.also[rule].score for row in now], record.reference) for rule in rules]
+        lines.append(_markdown_row([f"{update:,}", str(len(now)), *scores, *measures]))
     lines.append("")
-    for kind in SCORE_KINDS:
-        lines.append(f"- {kind}: {_spread_text(_scores_of(folder, summary, kind), record.reference)}")
+    for rule in (None, *rules):
+        for kind in SCORE_KINDS:
+            name = kind if rule is None else f"{kind} by {rule}"
+            lines.append(f"- {name}: {_spread_text(_scores_of(folder, summary, kind, rule), record.reference)}")
     if summary.unmet_bounds:
         lines += ["", unmet_line(record, summary.unmet_bounds)]
     return "\n".join(lines)
@@ -208,8 +234,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _scores_of(folder: RunFolder, summary: Summary, kind: str) -> list[float]:
-    found = [score.score for row in summary.members if (score := _score(row, kind)) is not None]
+def _scores_of(folder: RunFolder, summary: Summary, kind: str, rule: str | None = None) -> list[float]:
+    found = [score.score for row in summary.members if (score := _score(row, kind, rule)) is not None]
     if not found:
         raise UserError(f"{folder.path}: holds no scores; train with an environment (--env) to get some")
     return found

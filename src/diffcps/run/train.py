@@ -21,7 +21,7 @@ from diffcps.data.split import hold_out
 from diffcps.data.summary import episode_returns
 from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
-from diffcps.evaluation.scores import Scores, four_scores
+from diffcps.evaluation.scores import Scores, four_scores, scores_of_the_same
 from diffcps.presets import presets_of
 from diffcps.records import fields
 from diffcps.records.environment import environment_of, reference_of
@@ -31,7 +31,7 @@ from diffcps.records.settings import NO_ENVIRONMENT, Settings
 from diffcps.run.bounds import unmet_bounds, unmet_line
 from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
 from diffcps.run.evaluate import evaluate_members, of_member, rows_to_diagnose
-from diffcps.run.policy import program_of
+from diffcps.run.policy import acting_by, program_of
 from diffcps.run.preflight import (
     check_box,
     check_disk,
@@ -178,12 +178,14 @@ def _fit(
 
     Where an evaluation is due the state is saved before: an environment is foreign code, and may take the process with
     it. A run that goes on therefore makes the evaluation of its checkpoint, unless it was made. `rows` are diagnosed.
+    Further rules to act by have programs of their own, so that nothing that trains is compiled anew for them.
     """
     lengths = record.settings.lengths
     folder.forget_after(training.update)
     logged = folder.read_evaluations(record.members)
     earlier = [row for row in logged if row.update < training.update]
     now = [row for row in logged if row.update == training.update]
+    further = {rule: program_of(acting_by(record, rule), record.members, None) for rule in record.settings.also_act}
     count, untrained = len(program.members), program.init()
     best = Chosen.of(folder.best, BY_SCORE, count, earlier, untrained)
     selected = Chosen.of(folder.selected, BY_LOSS, count, earlier, untrained)
@@ -200,7 +202,7 @@ def _fit(
         told = False
 
         def evaluate() -> None:
-            evaluations = evaluate_members(program, record, training, rows, display, stop_requested)
+            evaluations = evaluate_members(program, further, record, training, rows, display, stop_requested)
             folder.append_evaluations(evaluations)
             for chosen in (best, selected):
                 chosen.update(evaluations, training.state)
@@ -346,7 +348,8 @@ def summarise(record: RunRecord, evaluations: Sequence[Evaluation], measurements
     rows: list[MemberScores] = []
     for member in record.members:
         own = [row for row in evaluations if row.member.index == member.index]
-        rows.append(MemberScores(member, _scores(record, own), _selected(own)))
+        scores = _scores(record, own)
+        rows.append(MemberScores(member, scores, _selected(own), _also(record, own, scores)))
     return Summary(
         algorithm=record.algorithm,
         environment=None if record.environment is None else str(record.environment),
@@ -357,6 +360,16 @@ def summarise(record: RunRecord, evaluations: Sequence[Evaluation], measurements
         failed_evaluations=len({row.update for row in evaluations if row.failure is not None}),
         unmet_bounds=tuple(unmet_bounds(record, measurements)),
     )
+
+
+def _also(record: RunRecord, own: Sequence[Evaluation], scores: Scores | None) -> dict[str, Scores]:
+    """The same evaluations by each further rule."""
+    if scores is None:
+        return {}
+    returns = {
+        rule: {row.update: row.also[rule].score for row in own if rule in row.also} for rule in record.settings.also_act
+    }
+    return {rule: scores_of_the_same(scores, by_update, record.reference) for rule, by_update in returns.items()}
 
 
 def _selected(own: Sequence[Evaluation]) -> Selected | None:

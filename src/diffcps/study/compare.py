@@ -183,7 +183,7 @@ def trials_of(work: Sequence[Work], results: Sequence[Result]) -> list[Trial]:
     for row in results:
         of_runs.setdefault(row.origin.run, []).append(row)
     for one in work:
-        own = of_runs.get(one.cell.name, [])
+        own = [row for row in of_runs.get(one.cell.name, []) if not _is_further(row, one.cell)]
         for row in one.cell.rows:
             of_row = tuple(result for result in own if result.member in row.members)
             found.append(Trial(row.label, one, row.values, of_row))
@@ -297,6 +297,12 @@ def _final_protocols(study: Study, final: Final) -> list[Protocol]:
         Protocol("final", None, "New episodes", f"{played}; each method acts by its own rule."),
         *(Protocol("final", rule, f"New episodes by {rule}", f"{played}; acting by {rule}.") for rule in further),
     ]
+
+
+def _is_further(row: Result, cell: Cell) -> bool:
+    """Whether it is an evaluation in the course of a run by another rule than the method's own: of those no table is
+    made, they stand in results.parquet."""
+    return row.protocol == "training" and row.acting not in (None, _own_rule(cell))
 
 
 def _own_rule(cell: Cell) -> str | None:

@@ -100,7 +100,8 @@ def measure(cell: Cell, sizes: Sizes) -> Seconds:
     per_update = seconds_per_update(stages)
     begins = sum(stage.count * stage.begin_seconds for stage in stages) * max(1.0, sizes.rows / ROWS)
     compilation = sum(stage.compile_seconds for stage in stages)
-    evaluations = -(-settings.updates // settings.eval_every) * _evaluation(program, state, sizes, settings.episodes)
+    count = -(-settings.updates // settings.eval_every) * (1 + len(settings.also_act))  # a further rule costs as much
+    evaluations = count * _evaluation(program, state, sizes, settings.episodes)
     return Seconds(per_update, settings.updates * per_update + begins + compilation, evaluations)
 
 
@@ -109,7 +110,7 @@ def _shape_of(cell: Cell) -> object:
     request, settings = cell.request, cell.request.settings
     types = field_types(type(request.config))
     fixed = tuple((name, value) for name, value in values_of(request.config).items() if types[name] != Real)
-    return request.method, fixed, cell.members, settings.eval_every, settings.episodes
+    return request.method, fixed, cell.members, settings.eval_every, settings.episodes, settings.also_act
 
 
 def _evaluation(program: Program, state: Tree, sizes: Sizes, episodes: int) -> float:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
@@ -212,7 +212,9 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     ]
     final = _final(content)
     _check_names(cells)
-    _check_rules(cells, final)
+    _check_rules(cells, "final", () if final is None else final.also_act)
+    for where, table in [("study", settings), *((f"data.{key}", each.settings) for key, each in data.items())]:
+        _check_rules(cells, where, cast(tuple[str, ...], table.get("also_act", ())))
     published = None
     if "published" in content:
         rows = [row.label for cell in cells for row in cell.rows]
@@ -247,14 +249,16 @@ def _cells(data: _Data, entry: str, table: Table, settings: Table, known: Sequen
     found = []
     for values in itertools.product(*variants.values()):
         variant = dict(zip(variants, values, strict=True))
+        shared = {**settings, **data.settings}
+        further = cast(tuple[str, ...], shared.pop("also_act", ()))
         request = _resolved(
             f"{where}.on.{key}" if special else where,
             method,
-            Given(single | variant, sweep, {**settings, **data.settings}, data.source, data.reading),
+            Given(single | variant, sweep, shared, data.source, data.reading),
             data.task,
             None if preset is None else _text(preset, f"{where}.preset"),
         )
-        found.append(Cell(data.facts, entry, variant, tuple(given), request))
+        found.append(Cell(data.facts, entry, variant, tuple(given), _also_acting(request, further)))
     return found
 
 
@@ -268,6 +272,13 @@ def _is_wanted(only: object, data: DataSet, known: Sequence[DataSet], where: str
         if name not in names:
             raise UserError(f"{where}: {fields.unknown_name(str(name), names, 'data')}")
     return data.name in wanted or data.group in wanted
+
+
+def _also_acting(request: Request, rules: tuple[str, ...]) -> Request:
+    """With those further rules that the method has beside its own."""
+    known, own = fields.choices(type(request.config), "action_choice"), getattr(request.config, "action_choice", None)
+    own_rules = tuple(dict.fromkeys(rule for rule in rules if rule in known and rule != own))
+    return replace(request, settings=replace(request.settings, also_act=own_rules))
 
 
 def _resolved(where: str, method: str, given: Given, task: str | None, preset: str | None) -> Request:
@@ -374,13 +385,13 @@ def _check_names(cells: list[Cell]) -> None:
             raise UserError(f"two of its runs would have the folder {name}: give the tables other names")
 
 
-def _check_rules(cells: list[Cell], final: Final | None) -> None:
+def _check_rules(cells: list[Cell], where: str, rules: tuple[str, ...]) -> None:
     """Every further rule must be one that some method of the plan has."""
     choices = [fields.choices(type(cell.request.config), "action_choice") for cell in cells]
     known = list(dict.fromkeys(choice for found in choices for choice in found))
-    for rule in () if final is None else final.also_act:
+    for rule in rules:
         if rule not in known:
-            raise UserError(f"final.also_act: {fields.unknown_name(rule, known, 'way to act of these methods')}")
+            raise UserError(f"{where}.also_act: {fields.unknown_name(rule, known, 'way to act of these methods')}")
 
 
 def _check_keys(table: Table, known: tuple[str, ...], where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -67,7 +67,8 @@ class Result:
     checkpoint: str | None
     """Of final episodes: last, best or selected."""
     acting: str | None
-    """How actions are chosen, where the method has a choice."""
+    """How actions are chosen, where the method has a choice. An evaluation in the course of a run is a row by its own
+    rule and one by each of `also_act`."""
     update: int
     score: float | None
     """Mean return; None without an environment and where the episodes could not be played."""
@@ -95,7 +96,11 @@ def _of(study: Study, cell: Cell, out: Path) -> Iterator[Result]:
     origin = _origin(study, cell, record)
     rates = {row.update: row.updates_per_second for row in folder.read_measurements(record.members)}
     for row in folder.read_evaluations(record.members):
-        yield _of_training(origin, cell, record, row, rates.get(row.update))
+        own = _of_training(origin, cell, record, row, rates.get(row.update))
+        yield own
+        for rule, played in row.also.items():
+            score, normalised = played.score, _normalised(played.score, record)
+            yield replace(own, acting=rule, score=score, normalised=normalised, returns=played.returns)
     if study.final is not None:
         for evaluation in final_evaluations(cell, study.final, out / cell.name):
             for row in evaluation.members:
@@ -128,7 +133,6 @@ def _origin(study: Study, cell: Cell, record: RunRecord) -> Origin:
 def _of_training(
     origin: Origin, cell: Cell, record: RunRecord, row: Evaluation, updates_per_second: float | None
 ) -> Result:
-    reference = record.reference
     return Result(
         origin=origin,
         seed=row.member.seed,
@@ -139,7 +143,7 @@ def _of_training(
         acting=getattr(record.config, "action_choice", None),
         update=row.update,
         score=row.score,
-        normalised=None if row.score is None or reference is None else float(normalised_score(row.score, reference)),
+        normalised=None if row.score is None else _normalised(row.score, record),
         returns=row.returns,
         success_at_last_step=None,
         success_at_any_step=None,
@@ -147,6 +151,10 @@ def _of_training(
         failure=row.failure,
         updates_per_second=updates_per_second,
     )
+
+
+def _normalised(score: float, record: RunRecord) -> float | None:
+    return None if record.reference is None else float(normalised_score(score, record.reference))
 
 
 def _of_final(origin: Origin, cell: Cell, record: RunRecord, evaluation: RunEvaluation, row: MemberEpisodes) -> Result:
