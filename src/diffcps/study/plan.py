@@ -7,6 +7,9 @@ updates = 30_000
 [final]                             # new episodes for the finished policies
 episodes = 50
 
+[ray]                               # what each run takes on a cluster
+gpus = 1
+
 [data.hopper-medium-replay]         # task, dataset, env, preset; fields of Settings and Reading
 task = "hopper-medium-replay-v2"
 
@@ -58,6 +61,16 @@ class Final:
     """Further rules by which methods that have them act, beside their own: sample, softmax_q, argmax_q."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What each run takes of a Ray cluster; elsewhere it has no meaning."""
+
+    cpus: int = 1
+    """CPUs."""
+    gpus: Count = 0
+    """GPUs; with none a run is made on CPUs, whatever the node has."""
+
+
 class Cell(NamedTuple):
     """One run of a study: all its seeds and swept values are members of one program."""
 
@@ -93,6 +106,7 @@ class Study:
     name: str
     final: Final | None
     """None: no new episodes."""
+    ray: Resources
     cells: tuple[Cell, ...]
 
     def cell(self, name: str) -> Cell:
@@ -111,8 +125,11 @@ class _Data(NamedTuple):
     reading: Mapping[str, object]
 
 
-def read_study(path: str | Path) -> Study:
-    """The plan in a file. Raises `UserError`, which names file, key and the nearest right word."""
+def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
+    """The plan in a file; data are looked for from `folder` on, by default the plan's own.
+
+    Raises `UserError`, which names file, key and the nearest right word.
+    """
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text("utf-8"))
@@ -121,14 +138,14 @@ def read_study(path: str | Path) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no TOML: {error}") from None
     try:
-        return study_of(content, path.stem, path.parent)
+        return study_of(content, path.stem, path.parent if folder is None else Path(folder))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     """The plan in these tables; files are looked for from `folder` on. Raises `UserError`."""
-    _check_keys(content, ("study", "final", "data", "methods"), "")
+    _check_keys(content, ("study", "final", "ray", "data", "methods"), "")
     shared = dict(_table(content, "study", ""))
     name = str(shared.pop("name", name))
     settings = _settings(shared, "study")
@@ -149,7 +166,7 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     final = _final(content)
     _check_names(cells)
     _check_rules(cells, final)
-    return Study(name, final, tuple(cells))
+    return Study(name, final, _built(Resources, _table(content, "ray", ""), "ray"), tuple(cells))
 
 
 def _cells(key: str, data: _Data, entry: str, table: Table, settings: Table, known_data: tuple[str, ...]) -> list[Cell]:
