@@ -10,7 +10,7 @@ import pytest
 from diffcps.algorithms import bc, diffcps, td3_bc
 from diffcps.records import fields
 from diffcps.records.settings import Settings
-from diffcps.study.plan import Final, Study, read_study, study_of
+from diffcps.study.plan import Final, Resources, Study, read_study, study_of
 from diffcps.types import Reading, UserError
 
 PLAN = """
@@ -23,6 +23,9 @@ eval_every = 50
 [final]
 episodes = 3
 also_act = ["sample"]
+
+[ray]
+cpus = 2
 
 [data.replay]
 dataset = "builtin"
@@ -62,6 +65,7 @@ def test_cells_are_every_method_on_all_data():
     ]
     assert study.name == "a test"
     assert study.final == Final(episodes=3, also_act=("sample",))
+    assert study.ray == Resources(cpus=2, gpus=0)
     assert [cell.members for cell in study.cells] == [4, 4, 2, 2, 2, 2, 2, 2]
 
 
@@ -117,6 +121,8 @@ def test_data_files_lie_beside_the_plan(tmp_path):
     study = read_study(path)
     assert study.cells[0].request.source == f"{tmp_path / 'own.npz'},elsewhere.npz"
     assert study.name == "my study"
+    assert study.ray == Resources(cpus=1, gpus=0)
+    assert read_study(path, "").cells[0].request.source == "own.npz,elsewhere.npz"
 
 
 def test_no_word_of_a_data_table_has_two_meanings():
@@ -135,6 +141,9 @@ def test_no_word_of_a_data_table_has_two_meanings():
         ("updates = 200", 'also_act = ["implicit"]', "data.medium.also_act: unknown way to act of these methods"),
         ("episodes = 3", "episode = 3", "final: unknown field episode: did you mean episodes?"),
         ("episodes = 3", 'checkpoint = "lst"', "final: unknown checkpoint lst: did you mean last?"),
+        ("cpus = 2", "cpu = 2", "ray: unknown field cpu: did you mean cpus?"),
+        ("cpus = 2", "cpus = 0", "ray: cpus is 0: it must be 1 or more"),
+        ("cpus = 2", "gpus = 0.5", "ray: gpus is 0.5: it must be a whole number"),
         ('env = "Hopper-v5"', 'envv = "Hopper-v5"', "data.replay: unknown field envv: did you mean env?"),
         ('dataset = "builtin"', "", "data.replay: says neither task nor dataset"),
         ('dataset = "builtin"', "dataset = 3", "data.replay.dataset: is 3, and must be text"),

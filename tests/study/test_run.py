@@ -19,7 +19,7 @@ from diffcps.envs.toy import stitching
 from diffcps.records.folder import RunFolder
 from diffcps.study.plan import read_study
 from diffcps.study.results import results_of, write_results
-from diffcps.study.run import Work, log_of, run_study, standing_of
+from diffcps.study.run import Work, ended, log_of, run_study, standing_of
 from diffcps.types import UserError
 
 PLAN = """
@@ -118,6 +118,11 @@ def test_a_folder_belongs_to_one_plan(made, tmp_path):
         standing_of(tmp_path)
 
 
+def test_a_cell_that_was_stopped_before_it_listened_is_left_to_do(made):
+    _, out, work = made
+    assert [ended(work[0].cell, code, out).state for code in (0, 130, -signal.SIGINT)] == ["done", "waiting", "waiting"]
+
+
 def test_results_are_a_row_for_each_evaluation_and_member(made, tmp_path):
     plan, out, _ = made
     results = results_of(read_study(plan), out)
@@ -144,8 +149,8 @@ def test_results_are_a_row_for_each_evaluation_and_member(made, tmp_path):
 # --- Kills ---
 
 
-def started(plan: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "diffcps.cli.main", "study", "run", str(plan), "--out", str(out)]
+def started(plan: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "diffcps.cli.main", "study", "run", str(plan), "--out", str(out), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -202,7 +207,7 @@ def test_a_worker_that_is_killed_is_a_failure_and_goes_on_with_the_next_call(tmp
         nonlocal killed
         rows = out / "cross" / "bc" / "evaluations.jsonl"
         if not killed and rows.exists() and len(rows.read_text().splitlines()) > 3:
-            subprocess.run(["pkill", "-KILL", "-f", f"diffcps.study.worker {plan} {out} cross/bc"], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", f"diffcps.study.worker {out} {plan.parent} cross/bc"], check=True)
             killed = True
 
     work = run_study(plan, out, watch=kill)

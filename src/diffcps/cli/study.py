@@ -25,7 +25,13 @@ def add(commands: Commands) -> None:
     run = kinds.add_parser("run", help="make them; the same command goes on after any stop", allow_abbrev=False)
     run.add_argument("plan", type=Path, metavar="FILE", help="study.toml")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for all runs")
-    run.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once; they share the cores out [1]")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="runs at once; they share the cores out [1]")
+    where.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="on the Ray cluster at HOST:PORT, or auto: the one that this machine belongs to",
+    )
     run.set_defaults(command=_run, parser=run)
     status = kinds.add_parser("status", help="how far a study is", allow_abbrev=False)
     status.add_argument("out", type=Path, metavar="DIR", help="the folder of its runs")
@@ -50,17 +56,27 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from diffcps.study.cluster import run_on_cluster
     from diffcps.study.run import run_study
     from diffcps.study.table import LiveStudy
     from diffcps.training.loop import Interrupted
 
     try:
         with LiveStudy(options.out) as live:
-            work = run_study(options.plan, options.out, options.workers, live)
+            if options.ray is not None:
+                work = run_on_cluster(options.plan, options.out, options.ray, live)
+            else:
+                work = run_study(options.plan, options.out, 1 if options.workers is None else options.workers, live)
     except Interrupted:
         sys.exit(complain("stopped, and saved; the same command goes on", 130))
-    again = f"to try them again: {this_command()} study run {options.plan} --out {options.out}"
-    end_of_study(work, options.out, again)
+    except KeyboardInterrupt:
+        sys.exit(complain("stopped at once; the same command goes on from what was saved", 130))
+    where = "" if options.ray is None else f" --ray {options.ray}"
+    end_of_study(
+        work,
+        options.out,
+        f"to try them again: {this_command()} study run {options.plan} --out {options.out}{where}",
+    )
 
 
 def end_of_study(work: Sequence[Work], out: Path, again: str) -> None:

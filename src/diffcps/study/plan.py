@@ -7,6 +7,9 @@ updates = 30_000
 [final]                             # new episodes for the finished policies
 episodes = 50
 
+[ray]                               # what each run takes on a cluster
+gpus = 1
+
 [data.hopper-medium-replay]         # task, dataset, preset, group, score; fields of Settings and Reading
 task = "hopper-medium-replay-v2"
 
@@ -66,6 +69,16 @@ class Final:
     """Which of a run's checkpoints is played: last, best or selected."""
     also_act: tuple[str, ...] = ()
     """Further rules by which methods that have them act, beside their own: sample, softmax_q, argmax_q."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each run takes of a Ray cluster; elsewhere it has no meaning."""
+
+    cpus: int = 1
+    """CPUs."""
+    gpus: Count = 0
+    """GPUs; with none a run is made on CPUs, whatever the node has."""
 
 
 class DataSet(NamedTuple):
@@ -154,6 +167,7 @@ class Study:
     name: str
     final: Final | None
     """None: no new episodes."""
+    ray: Resources
     cells: tuple[Cell, ...]
     published: Published | None = None
 
@@ -174,8 +188,11 @@ class _Data(NamedTuple):
     reading: Mapping[str, object]
 
 
-def read_study(path: str | Path) -> Study:
-    """The plan in a file. Raises `UserError`, which names file, key and the nearest right word."""
+def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
+    """The plan in a file; data are looked for from `folder` on, by default the plan's own.
+
+    Raises `UserError`, which names file, key and the nearest right word.
+    """
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text("utf-8"))
@@ -184,14 +201,14 @@ def read_study(path: str | Path) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no TOML: {error}") from None
     try:
-        return study_of(content, path.stem, path.parent)
+        return study_of(content, path.stem, path.parent if folder is None else Path(folder))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
     """The plan in these tables; files are looked for from `folder` on. Raises `UserError`."""
-    _check_keys(content, ("study", "final", "data", "methods", "published"), "")
+    _check_keys(content, ("study", "final", "ray", "data", "methods", "published"), "")
     shared = dict(_table(content, "study", ""))
     name = str(shared.pop("name", name))
     settings = _settings(shared, "study")
@@ -220,7 +237,7 @@ def study_of(content: Table, name: str, folder: Path = Path()) -> Study:
         rows = [row.label for cell in cells for row in cell.rows]
         groups = {of_data.facts.group or AVERAGE: None for of_data in data.values()}
         published = published_of(_table(content, "published", ""), rows, tuple(data), tuple(groups))
-    return Study(name, final, tuple(cells), published)
+    return Study(name, final, _built(Resources, _table(content, "ray", ""), "ray"), tuple(cells), published)
 
 
 def _cells(data: _Data, entry: str, table: Table, settings: Table, known: Sequence[DataSet]) -> list[Cell]:

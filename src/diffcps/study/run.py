@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,7 +33,7 @@ class Work(NamedTuple):
     cell: Cell
     state: State
     line: str = ""
-    """The last line of one that failed."""
+    """The last line of one that failed, or by what one was lost that waits to be tried again."""
 
 
 Watcher = Callable[[Sequence[Work]], None]
@@ -58,10 +59,19 @@ def run_study(plan: str | Path, out: str | Path, workers: int = 1, watch: Watche
     if not 1 <= workers <= len(cores):
         raise UserError(f"{workers} workers: there are {len(cores)} cores, and each worker needs one or more")
     shares = [cores[worker::workers] for worker in range(workers)]
+    with held(study, plan, out) as work:
+        return _run(out, plan.parent, work, shares, watch)
+
+
+@contextmanager
+def held(study: Study, plan: Path, out: Path) -> Generator[list[Work], None, None]:
+    """What is done and what is to do in a study's folder, which belongs to this process until the end.
+
+    Raises `UserError` where the folder is that of another plan, or taken.
+    """
     with locked(out):
         _claim(plan, out / PLAN)
-        work = [Work(cell, "done" if _done(study, cell, out) else "waiting") for cell in study.cells]
-        return _run(plan, out, work, shares, watch)
+        yield [Work(cell, "done" if _done(study, cell, out) else "waiting") for cell in study.cells]
 
 
 def standing_of(out: str | Path) -> list[Work]:
@@ -95,7 +105,7 @@ def _claim(plan: Path, copy: Path) -> None:
     write_atomically(copy, content)
 
 
-def _run(plan: Path, out: Path, work: list[Work], shares: list[list[int]], watch: Watcher) -> list[Work]:
+def _run(out: Path, folder: Path, work: list[Work], shares: list[list[int]], watch: Watcher) -> list[Work]:
     running: list[_Running] = []
     stopping = False
 
@@ -111,11 +121,11 @@ def _run(plan: Path, out: Path, work: list[Work], shares: list[list[int]], watch
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 shares.append(one.cores)
-                work[one.number] = _ended(work[one.number].cell, one.process.returncode, out)
+                work[one.number] = ended(work[one.number].cell, one.process.returncode, out)
             waiting = [number for number, one in enumerate(work) if one.state == "waiting"]
             while waiting and shares and not stopping:
                 number, cores = waiting.pop(0), shares.pop(0)
-                running.append(_Running(number, _start(plan, out, work[number].cell, cores), cores))
+                running.append(_Running(number, start_worker(out, folder, work[number].cell.name, cores), cores))
                 work[number] = Work(work[number].cell, "running")
             watch(work)
             if not running:
@@ -133,30 +143,64 @@ def _run(plan: Path, out: Path, work: list[Work], shares: list[list[int]], watch
 
 def log_of(cell: Cell, out: Path) -> Path:
     """What the process of a cell said."""
-    return out / f"{cell.name}.log"
+    return _log(cell.name, out)
 
 
 def failure_of(cell: Cell, out: Path) -> Path:
     """Where the line of a cell that failed stands, until it is tried again."""
-    return out / f"{cell.name}.failed"
+    return _failure(cell.name, out)
 
 
-def _start(plan: Path, out: Path, cell: Cell, cores: list[int]) -> subprocess.Popen[bytes]:
-    """The process of a cell; signals of the terminal reach it through this one alone."""
-    log = log_of(cell, out)
+def _log(name: str, out: Path) -> Path:
+    return out / f"{name}.log"
+
+
+def _failure(name: str, out: Path) -> Path:
+    return out / f"{name}.failed"
+
+
+def start_worker(
+    out: Path,
+    folder: Path,
+    name: str,
+    cores: Sequence[int],
+    environment: Mapping[str, str] | None = None,
+    here: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """The process of the cell of this name; signals of the terminal reach it through this one alone.
+
+    Data are looked for from `folder` on. Without `cores` it has those of this process; `environment` has its variables
+    and `here` is its current folder, by default those of this process.
+    """
+    log = _log(name, out)
     log.parent.mkdir(parents=True, exist_ok=True)
-    failure_of(cell, out).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "diffcps.study.worker", str(plan), str(out), cell.name, *map(str, cores)]
+    _failure(name, out).unlink(missing_ok=True)
+    words = [str(out), str(folder), name, str(os.getpid()), *map(str, cores)]
     with open(log, "wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "diffcps.study.worker", *words],
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+            cwd=here,
+        )
 
 
-def _ended(cell: Cell, code: int, out: Path) -> Work:
+def ended(cell: Cell, code: int, out: Path) -> Work:
+    """What has become of a cell whose process ended with this exit status."""
     if code == 0:
         return Work(cell, "done")
-    if code == 130:
+    if code in (130, -signal.SIGINT):  # the second before it listens
         return Work(cell, "waiting")
     lines = log_of(cell, out).read_text("utf-8", "replace").strip().splitlines()
-    line = lines[-1] if lines else f"ended with exit status {code} and without a word"
-    write_atomically(failure_of(cell, out), line.encode())
+    return failed(cell, lines[-1] if lines else f"ended with exit status {code} and without a word", out)
+
+
+def failed(cell: Cell, line: str, out: Path) -> Work:
+    """Writes down that a cell has failed, and by what."""
+    path = failure_of(cell, out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, line.encode())
     return Work(cell, "failed", line)

@@ -23,7 +23,7 @@ from diffcps.study.plan import Study
 from diffcps.study.run import State, Work
 
 MAX_FAILED = 10
-"""Failed cells that are shown; the others are counted."""
+"""Failed and lost cells that are shown; the others are counted."""
 NUMBERS = {"members", "updates", "update", "of", "updates/s", "training"}
 """Columns of numbers."""
 DRAW_SECONDS = 5.0
@@ -75,7 +75,7 @@ def _hours(seconds: float) -> str:
 
 
 def study_table(work: Sequence[Work], out: Path) -> Group:
-    """How many cells are done, the running ones with their progress, the failed ones with their line."""
+    """How many cells are done, the running ones with their progress, the failed and the lost ones with their line."""
     counts = Counter(one.state for one in work)
     states: tuple[State, ...] = ("done", "running", "begun", "waiting", "failed")
     line = Text(", ".join(f"{counts[state]} {state}" for state in states if counts[state]))
@@ -97,10 +97,13 @@ def study_table(work: Sequence[Work], out: Path) -> Group:
             "" if at.score is None else number_text(at.score),
             left,
         )
-    failed = [one for one in work if one.state == "failed"]
-    lines = [Text(f"{one.cell.name}: {one.line}", style="red") for one in failed[:MAX_FAILED]]
-    if len(failed) > MAX_FAILED:
-        lines.append(Text(f"and {len(failed) - MAX_FAILED} more", style="red"))
+    said = sorted((one for one in work if one.line), key=lambda one: one.state)
+    lines = [
+        Text(f"{one.cell.name}: {one.line}", style="red" if one.state == "failed" else "yellow")
+        for one in said[:MAX_FAILED]
+    ]
+    if len(said) > MAX_FAILED:
+        lines.append(Text(f"and {len(said) - MAX_FAILED} more"))
     return Group(line, *([table] if table.row_count else []), *lines)
 
 
@@ -132,7 +135,7 @@ class LiveStudy:
                 self._drawn = time.monotonic()
             return
         for number, one in enumerate(work):
-            if one.state not in (self._states.get(number, "waiting"), "waiting"):
+            if one.state != self._states.get(number, "waiting") and (one.state != "waiting" or one.line):
                 self._console.print(Text(f"{one.state}: {one.cell.name} {one.line}".rstrip()))
             self._states[number] = one.state
         if time.monotonic() - self._said > LINE_SECONDS:
