@@ -15,8 +15,8 @@ from diffcps.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "diffcps"
-# Studies of the paper that choose among methods: they need no new one, and a new one needs none of them.
-CHOOSE_AMONG_METHODS = {"paper/methods.py"}
+# What is about certain methods: studies of the paper, and the floor of DiffCPS's bound. A new method needs none of it.
+CHOOSE_AMONG_METHODS = {"paper/methods.py", "run/kappa.py"}
 PROGRAM = """
 import json, sys
 import diffcps

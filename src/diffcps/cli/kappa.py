@@ -12,7 +12,7 @@ from diffcps.cli.train import default_folder
 from diffcps.records import fields
 from diffcps.run.floor import FLOOR_FILE, Floor, Floors, Network, rows_seen
 from diffcps.storage import check_ours
-from diffcps.types import Dataset, Reading
+from diffcps.types import Reading
 
 
 def add(commands: Commands) -> None:
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 
 def _kappa(options: argparse.Namespace) -> None:
-    from diffcps.run.kappa import check_steps, floors_table, lines, measure, settings_of
+    from diffcps.run.kappa import check_steps, data_as_read, floors_table, lines, measure, settings_of
     from diffcps.run.progress import Live
     from diffcps.training.loop import Interrupted
 
@@ -49,7 +49,7 @@ def _kappa(options: argparse.Namespace) -> None:
     source = ",".join(options.dataset)
     out: Path = options.out or default_folder("kappa", options.task, source)
     check_ours(out / FLOOR_FILE)  # before anything is trained
-    dataset = _load(options, source)
+    dataset = data_as_read(source, options.task, options.env, given_fields(options, Reading))
     found: list[Floor] = []
     try:
         for num_steps in options.steps:
@@ -73,13 +73,3 @@ def _kappa(options: argparse.Namespace) -> None:
     for line in lines(floors):
         say(line)
     say(f"floors: {out / FLOOR_FILE}   in a run on these data: --kappa-above-floor 0.1 --floor-from {out}")
-
-
-def _load(options: argparse.Namespace, source: str) -> Dataset:
-    """The data as `train diffcps` reads them with the same words."""
-    from diffcps.presets import NO_PRESET
-    from diffcps.run.resolve import Given, resolve
-
-    settings = {} if options.env is None else {"env": options.env}
-    given = Given({}, {}, settings, source, given_fields(options, Reading))
-    return resolve("diffusion_bc", given, options.task, NO_PRESET).load()

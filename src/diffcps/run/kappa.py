@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -26,6 +26,8 @@ EVALUATIONS = 10
 """Of each clone: so often the loss on held-out rows is measured."""
 BOUNDED = "diffcps"
 """The method whose bound it is."""
+CLONE = "diffusion_bc"
+"""The same policy and loss, without the rest."""
 
 
 def settings_of(updates: int, seeds: Sequence[int], validation: float) -> Settings:
@@ -46,6 +48,12 @@ def check_steps(steps: Sequence[int]) -> None:
             raise UserError(f"steps names {num_steps} twice")
 
 
+def data_as_read(source: str, task: str | None, environment: str | None, reading: Mapping[str, object]) -> Dataset:
+    """The data as a run reads them that was given the same words. Raises `UserError`."""
+    settings = {} if environment is None else {"env": environment}
+    return resolve(CLONE, Given({}, {}, settings, source, reading), task, NO_PRESET).load()
+
+
 def measure(
     dataset: Dataset, network: Network, num_steps: int, settings: Settings, out: Path, display: Display | None = None
 ) -> Floor:
@@ -56,7 +64,7 @@ def measure(
     values = fields.values_of(network) | {"num_steps": num_steps}
     info = dataset.info
     given = Given(values, {}, given_by(settings), info.source, given_by(info.reading))
-    run(resolve("diffusion_bc", given, info.task, NO_PRESET), dataset, out, resume=True, display=display)
+    run(resolve(CLONE, given, info.task, NO_PRESET), dataset, out, resume=True, display=display)
     return floor_of(RunFolder(out))
 
 
