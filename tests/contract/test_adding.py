@@ -16,7 +16,7 @@ from diffcps.algorithms import ALGORITHMS
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "diffcps"
 # What is about certain methods: studies of the paper, and the floor of DiffCPS's bound. A new method needs none of it.
-CHOOSE_AMONG_METHODS = {"paper/methods.py", "run/kappa.py"}
+CHOOSE_AMONG_METHODS = {"paper/methods.py", "paper/runtime.py", "run/kappa.py"}
 PROGRAM = """
 import json, sys
 import diffcps

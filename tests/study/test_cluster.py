@@ -212,6 +212,35 @@ def test_cells_of_a_node_have_cores_of_their_own(monkeypatch, tmp_path):
         assert of_a_quota == []
 
 
+@pytest.mark.parametrize(("cancelled", "gpus", "platforms"), [(True, 0, "cpu"), (False, 1, "cuda,cpu")])
+def test_a_cell_is_a_process_that_saves_when_its_task_is_cancelled(cancelled, gpus, platforms, monkeypatch, tmp_path):
+    (tmp_path / cluster.WORD).write_text("word")
+    asked: list[str] = []
+    started: list[Any] = []
+
+    def poll() -> int | None:
+        asked.append("poll")
+        if cancelled and len(asked) == 2:
+            signal.raise_signal(signal.SIGINT)  # so does Ray
+        return None if len(asked) < 6 else 130 if cancelled else 0
+
+    def start(*words: Any) -> Any:
+        started.append(words)
+        return SimpleNamespace(
+            poll=poll, terminate=lambda: asked.append("terminate"), kill=lambda: asked.append("kill"), returncode=130
+        )
+
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: None)
+    monkeypatch.setattr(cluster, "_ray", lambda: played(lambda *_: None, cpus=-1.0)[0])
+    monkeypatch.setattr(cluster, "start_worker", start)
+    place = (str(tmp_path), "word", str(tmp_path.parent), cluster._versions())
+    assert cluster._make("cross/bc", "of the plan", 1, gpus, place) == (130, "")
+    ((*words, environment, here),) = started
+    assert words == [tmp_path, Path("of the plan"), "cross/bc", []] and here == tmp_path.parent
+    assert environment["JAX_PLATFORMS"] == platforms
+    assert asked.count("terminate") == cancelled and asked[-1] == "kill"
+
+
 def test_a_cell_waits_for_the_process_that_holds_its_run(monkeypatch, tmp_path):
     held = locked(tmp_path)
     held.__enter__()
