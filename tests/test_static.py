@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "diffusion": {"types"},
     "networks": {"types"},
     "optim": {"types"},
-    "policies": {"rl", "diffusion", "networks", "types"},
+    "policies": {"rl", "diffusion", "networks", "optim", "types"},
     "algorithms": MATHEMATICS | {"policies", "types"},
     "tasks": {"types"},
     "readers": {"tasks", "types"},

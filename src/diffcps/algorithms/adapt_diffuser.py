@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from diffcps.diffusion.schedule import Schedule, make_schedule
 from diffcps.networks.mlp import MLP
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
-from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, minimise, start
 from diffcps.policies import guided
 from diffcps.policies.guided import (
     DIAGNOSED,
@@ -39,7 +39,9 @@ from diffcps.policies.guided import (
     known_ends,
     known_from,
     loss_weight,
-    value_loss,
+    new_networks,
+    planner_step,
+    value_step,
 )
 from diffcps.policies.plans import (
     PlanScale,
@@ -50,7 +52,6 @@ from diffcps.policies.plans import (
     by_limits,
     draw_windows,
     label_windows,
-    plan_loss,
     steps_read,
     unscaled,
     windows_at,
@@ -356,14 +357,10 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     dynamics_optimiser = clipped_adam(config.dynamics_learning_rate, float("inf"))
     channels = spec.action_size + spec.observation_size
     weight = loss_weight(config.horizon, spec, config.action_weight)
-    ema = config.ema_every, config.ema_start, config.ema_rate
 
     def init(key: Key) -> State:
         key_planner, key_value, key_dynamics = jax.random.split(key, 3)
-        planner = TemporalUNet(channels, config.width, config.multipliers, key_planner, config.attention)
-        value = None
-        if config.guide_steps:
-            value = TrajectoryValue(channels, config.width, config.multipliers, config.horizon, key_value)
+        planner, value = new_networks(config, channels, key_planner, key_value)
         return State(
             planner=start(optimiser, planner),
             target_planner=planner,
@@ -393,32 +390,11 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
 
     def update_planner(state: State, batch: Windows, draws: Draws, index: Int[Array, ""]) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
-        known = known_ends(config, spec, scaled)
-        planner, loss, error, norm = minimise(
-            optimiser, state.planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
+        known, average = known_ends(config, spec, scaled), state.target_planner
+        planner, target_planner, metrics = planner_step(
+            config, optimiser, state.planner, average, schedule, scaled, known, weight, draws, index
         )
-        target_planner = copied_then_averaged(state.target_planner, planner.model, index, *ema)
-        metrics = {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
         return state._replace(planner=planner, target_planner=target_planner), metrics
-
-    def update_value(state: State, batch: Windows, draws: Draws, index: Int[Array, ""]) -> tuple[State, Metrics]:
-        if state.value is None or state.target_value is None:
-            return state, {}
-        scaled = state.scale.into(batch.action, batch.observation)
-        known = known_ends(config, spec, scaled)
-
-        def step(value, target):
-            arguments = schedule, scaled, known, batch.value, draws.value_t, draws.value_eps
-            value, loss, mean, norm = minimise(value_optimiser, value, value_loss, *arguments)
-            target = copied_then_averaged(target, value.model, index // config.value_interval, *ema)
-            return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
-
-        def keep(value, target):
-            return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
-
-        due = index % config.value_interval == 0
-        value, target, metrics = jax.lax.cond(due, step, keep, state.value, state.target_value)
-        return state._replace(value=value, target_value=target), metrics
 
     def update(
         state: State, batch: tuple[Windows, Transition], key: Key, index: Int[Array, ""]
@@ -426,12 +402,16 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         windows, rows = batch
         draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
         state, of_planner = update_planner(state, windows, draws, index)
-        state, of_value = update_value(state, windows, draws, index)
+        scaled = state.scale.into(windows.action, windows.observation)
+        known, average = known_ends(config, spec, scaled), state.target_value
+        value, target_value, of_value = value_step(
+            config, value_optimiser, state.value, average, schedule, scaled, known, windows.value, draws, index
+        )
         dynamics, loss, _, norm = minimise(
             dynamics_optimiser, state.dynamics, dynamics_loss, state.scale, state.change, rows
         )
         metrics = of_planner | of_value | {"dynamics/loss": loss, "dynamics/grad_norm": norm}
-        return state._replace(dynamics=dynamics), metrics
+        return state._replace(value=value, target_value=target_value, dynamics=dynamics), metrics
 
     # --- generation, discriminator, fine-tuning ---
 

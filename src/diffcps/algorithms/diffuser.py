@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from diffcps.diffusion.schedule import make_schedule
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
-from diffcps.optim import Trained, as_one_vector, clipped_adam, copied_then_averaged, minimise, start
+from diffcps.optim import Trained, as_one_vector, clipped_adam, start
 from diffcps.policies import guided
 from diffcps.policies.guided import (
     DIAGNOSED,
@@ -34,7 +34,9 @@ from diffcps.policies.guided import (
     guided_acting,
     known_ends,
     loss_weight,
-    value_loss,
+    new_networks,
+    planner_step,
+    value_step,
 )
 from diffcps.policies.plans import (
     PlanScale,
@@ -44,7 +46,6 @@ from diffcps.policies.plans import (
     by_limits,
     draw_windows,
     label_windows,
-    plan_loss,
     steps_read,
     unscaled,
 )
@@ -167,14 +168,10 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     value_optimiser = as_one_vector(clipped_adam(config.value_learning_rate, float("inf")))
     channels = spec.action_size + spec.observation_size
     weight = loss_weight(config.horizon, spec, config.action_weight)
-    ema = config.ema_every, config.ema_start, config.ema_rate
 
     def init(key: Key) -> State:
         key_planner, key_value = jax.random.split(key)
-        planner = TemporalUNet(channels, config.width, config.multipliers, key_planner, config.attention)
-        value = None
-        if config.guide_steps:
-            value = TrajectoryValue(channels, config.width, config.multipliers, config.horizon, key_value)
+        planner, value = new_networks(config, channels, key_planner, key_value)
         return State(
             planner=start(optimiser, planner),
             target_planner=planner,
@@ -195,27 +192,14 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def update(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
         known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key)
-        planner, loss, error, norm = minimise(
-            optimiser, state.planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
+        planner, target_planner, of_planner = planner_step(
+            config, optimiser, state.planner, state.target_planner, schedule, scaled, known, weight, draws, index
         )
-        metrics = {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
-        target_planner = copied_then_averaged(state.target_planner, planner.model, index, *ema)
-        state = state._replace(planner=planner, target_planner=target_planner)
-        if state.value is None or state.target_value is None:
-            return state, metrics
-
-        def update_value(value, target):
-            arguments = schedule, scaled, known, batch.value, draws.value_t, draws.value_eps
-            value, loss, mean, norm = minimise(value_optimiser, value, value_loss, *arguments)
-            target = copied_then_averaged(target, value.model, index // config.value_interval, *ema)
-            return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
-
-        def keep_value(value, target):
-            return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
-
-        due = index % config.value_interval == 0
-        value, target, of_value = jax.lax.cond(due, update_value, keep_value, state.value, state.target_value)
-        return state._replace(value=value, target_value=target), metrics | of_value
+        value, target_value, of_value = value_step(
+            config, value_optimiser, state.value, state.target_value, schedule, scaled, known, batch.value, draws, index
+        )
+        new = {"planner": planner, "target_planner": target_planner, "value": value, "target_value": target_value}
+        return state._replace(**new), of_planner | of_value
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         key_start, key_draw = jax.random.split(key)

@@ -11,12 +11,14 @@ from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from diffcps.diffusion.guidance import Known, pulled, sample_known, with_gradient
 from diffcps.diffusion.process import add_noise
 from diffcps.diffusion.schedule import Schedule
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue, check_horizon
+from diffcps.optim import Trained, copied_then_averaged, minimise
 from diffcps.policies.plans import (
     Planner,
     PlanScale,
@@ -29,7 +31,7 @@ from diffcps.policies.plans import (
     towards,
     warm_noise,
 )
-from diffcps.types import Dataset, EpisodeActor, Key, Metrics, Real, Scalar, Spec, UserError
+from diffcps.types import Count, Dataset, EpisodeActor, Key, Metrics, Real, Scalar, Spec, UserError
 
 Control = Literal["actions", "waypoints"]
 
@@ -39,10 +41,22 @@ DIAGNOSED = 256
 
 @runtime_checkable
 class Guided(Protocol):
-    """The fields of a config that say how plans are drawn and followed."""
+    """The fields of a config that say how plans are learnt, drawn and followed."""
 
     @property
     def horizon(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def attention(self) -> bool: ...
+    @property
+    def ema_every(self) -> int: ...
+    @property
+    def ema_start(self) -> Count: ...
+    @property
+    def ema_rate(self) -> Real: ...
+    @property
+    def value_interval(self) -> int: ...
     @property
     def num_steps(self) -> int: ...
     @property
@@ -149,6 +163,68 @@ def diagnosis(
         state.target_value, schedule, scaled, known, windows.value, draws.value_t, draws.value_eps
     )
     return metrics | {"value/loss": of_value, "value/mean": mean}
+
+
+# --- Updates ---
+
+
+def new_networks(
+    config: Guided, channels: int, key_planner: Key, key_value: Key
+) -> tuple[TemporalUNet, TrajectoryValue | None]:
+    """The planner, and the value of plans where they are guided."""
+    planner = TemporalUNet(channels, config.width, config.multipliers, key_planner, config.attention)
+    if not config.guide_steps:
+        return planner, None
+    return planner, TrajectoryValue(channels, config.width, config.multipliers, config.horizon, key_value)
+
+
+def planner_step(
+    config: Guided,
+    optimiser: optax.GradientTransformation,
+    planner: Trained[TemporalUNet],
+    target: TemporalUNet,
+    schedule: Schedule,
+    scaled: Float[Array, "b h channel"],
+    known: Known,
+    weight: Float[Array, "h channel"],
+    draws: Draws,
+    index: Int[Array, ""],
+) -> tuple[Trained[TemporalUNet], TemporalUNet, Metrics]:
+    """One step on the plans' loss, and its moving average."""
+    planner, loss, error, norm = minimise(
+        optimiser, planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
+    )
+    target = copied_then_averaged(target, planner.model, index, config.ema_every, config.ema_start, config.ema_rate)
+    return planner, target, {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
+
+
+def value_step(
+    config: Guided,
+    optimiser: optax.GradientTransformation,
+    value: Trained[TrajectoryValue] | None,
+    target: TrajectoryValue | None,
+    schedule: Schedule,
+    scaled: Float[Array, "b h channel"],
+    known: Known,
+    returns: Float[Array, " b"],
+    draws: Draws,
+    index: Int[Array, ""],
+) -> tuple[Trained[TrajectoryValue] | None, TrajectoryValue | None, Metrics]:
+    """At every `value_interval`-th update one step on the value's loss, and its moving average; nothing without one."""
+    if value is None or target is None:
+        return value, target, {}
+
+    def step(value: Trained[TrajectoryValue], target: TrajectoryValue):
+        arguments = schedule, scaled, known, returns, draws.value_t, draws.value_eps
+        value, loss, mean, norm = minimise(optimiser, value, value_loss, *arguments)
+        count = index // config.value_interval
+        target = copied_then_averaged(target, value.model, count, config.ema_every, config.ema_start, config.ema_rate)
+        return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
+
+    def keep(value: Trained[TrajectoryValue], target: TrajectoryValue):
+        return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
+
+    return jax.lax.cond(index % config.value_interval == 0, step, keep, value, target)
 
 
 # --- What is known ---
