@@ -19,14 +19,11 @@ from diffcps.algorithms import ALGORITHMS
 from diffcps.training.members import Program, expand
 from diffcps.training.timing import StageTiming, made_up_data, seconds_per_update, time_stages
 
-ROWS = 2_000
-"""Fewer than in a file of D4RL, because stages begin with computations for every row."""
-
 
 def timings(name: str, members: int, calls: int, seconds_per_call: float) -> list[StageTiming]:
     """Each stage of a method that differs from the others."""
     spec, method = SIZES["halfcheetah 17/6"], ALGORITHMS[name]
-    data = made_up_data(spec, ROWS, method.make(method.Config(), spec).episode_steps)
+    data = made_up_data(spec, episode_steps=method.make(method.Config(), spec).episode_steps)
     program = Program(lambda swept: method.make(method.Config(), spec), expand(range(members), {}), data)
     return time_stages(program, calls, seconds_per_call)[0]
 

@@ -17,12 +17,11 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from machine import ROWS, SIZES, command_and_machine
 
 from diffcps.algorithms import diffcps
 from diffcps.training.members import Program, expand
-from diffcps.training.timing import made_up_data
+from diffcps.training.timing import made_up_data, time_updates
 from diffcps.types import Spec
 
 
@@ -64,21 +63,8 @@ def measure(spec: Spec, num_steps: int, num_members: int, calls: int, seconds_pe
     program = Program(
         lambda swept: diffcps.make(config, spec), expand(range(num_members), {}), made_up_data(spec, ROWS)
     )
-    state, alive = program.init(), jnp.ones(num_members, bool)
-    jax.block_until_ready(state)
-
-    def advance(first: int, last: int) -> float:
-        nonlocal state, alive
-        started = time.perf_counter()
-        state, alive, _ = program.advance(state, alive, first, last)
-        alive.block_until_ready()
-        return time.perf_counter() - started
-
-    compiled = advance(0, 2)
-    probe = advance(2, 12) / 10
-    updates = max(2, 2 * round(seconds_per_call / probe / 2))
     rate = matrix_product_rate()
-    times = [advance(12 + i * updates, 12 + (i + 1) * updates) / updates for i in range(calls)]
+    _, compiled, times = time_updates(program, 0, program.init(), (), calls, seconds_per_call)
     seconds = statistics.median(times)
     return {
         "compile s": compiled,

@@ -14,8 +14,7 @@ from diffcps.cli.main import main
 from diffcps.paper import COMPARISONS, runtime
 from diffcps.paper.comparisons import Narrowing, plan_text, reproduce_comparison
 from diffcps.study.plan import Study, study_of
-from diffcps.study.toml import toml_text
-from diffcps.training.timing import StageTiming
+from diffcps.training.timing import ROWS, StageTiming
 from diffcps.types import UserError
 
 
@@ -106,6 +105,15 @@ def test_files_stand_for_tasks(tmp_path):
     assert expert.request.load().size == 40
 
 
+def test_data_that_are_not_here_are_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFCPS_DATA", str(tmp_path / "none"))
+    with pytest.raises(
+        UserError, match="the data of hopper-medium-v2 are not here: `diffcps data get hop"
+    ):
+        reproduce_comparison("table1", Narrowing(tasks=("hopper-medium",)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_belongs_to_one_set_of_words(tmp_path):
     write_file(tmp_path / "hopper-medium.hdf5")
     wanted = Narrowing(0.1, ("hopper-medium",), ("bc",), data_dir=tmp_path)
@@ -128,17 +136,6 @@ def test_flags_that_do_not_belong_are_refused(words, line, capsys):
     assert main(["reproduce", *words]) == 2
     (told,) = capsys.readouterr().err.strip().splitlines()
     assert line in told
-
-
-def test_toml_is_read_back():
-    content = {
-        "study": {"name": 'a "b" \\ é', "seeds": [0, 1], "big": 2_000_000, "small": 1e-05, "inf": float("inf")},
-        "empty": {},
-        "data": {"x y": {"flag": True, "mixed": [[1, 2], ["a"]]}, "n.1": {"of": {"deep": 0.5}}},
-    }
-    assert tomllib.loads(toml_text(content)) == content
-    with pytest.raises(TypeError, match="cannot be written"):
-        toml_text({"x": None})
 
 
 @pytest.mark.slow
@@ -176,4 +173,4 @@ def test_a_time_is_one_of_the_named_sizes_and_steps(monkeypatch):
     monkeypatch.setattr(runtime, "Program", lambda make, members, data: (make({}), data))
     assert runtime._seconds("diffcps", "antmaze-large-play-v0") == 0.25
     ((_, data),) = seen
-    assert data.observation.shape == (runtime.ROWS, 29) and data.action.shape[1] == 8
+    assert data.observation.shape == (ROWS, 29) and data.action.shape[1] == 8

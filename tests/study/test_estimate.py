@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from diffcps.study import estimate
-from diffcps.study.estimate import TYPICAL_ROWS, Seconds, Sizes, measure, sizes_of, times_of
+from diffcps.study.estimate import TYPICAL_ROWS, RunSizes, Seconds, measure, sizes_of, times_of
 from diffcps.study.plan import Cell, study_of
 from diffcps.study.table import time_table
 from diffcps.training.timing import StageTiming
@@ -57,7 +57,7 @@ def test_equal_programs_are_measured_once(monkeypatch):
     """Presets differ between tasks in real-valued fields, which are no other program; sizes are."""
     measured: list[str] = []
 
-    def fake(cell: Cell, sizes: Sizes) -> Seconds:
+    def fake(cell: Cell, sizes: RunSizes) -> Seconds:
         measured.append(cell.name)
         return Seconds(0.001, 60.0, 3600.0)
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_measured_is_told():
 def test_a_measurement_counts_updates_stages_and_evaluations(name, monkeypatch):
     """By a clock that stands still but for what is asked: here only how the parts are put together."""
     (cell,) = (cell for cell in cells() if cell.name == f"cheetah/{name}")
-    sizes = Sizes(Spec(3, 1), 4_000, None)
+    sizes = RunSizes(Spec(3, 1), 4_000, None)
     stages = [StageTiming(0.25, 2, 0.5, 3.0, 0.002), StageTiming(0.75, 1, 0.0, 1.0, 0.004)]
     monkeypatch.setattr(estimate, "time_stages", lambda program: (stages, program.init()))
     monkeypatch.setattr(estimate, "_evaluation", lambda program, state, sizes, episodes: 10.0)
@@ -92,8 +92,16 @@ def test_a_measurement_counts_updates_stages_and_evaluations(name, monkeypatch):
     assert seconds.evaluations == pytest.approx(40.0)
 
 
-def test_a_measurement_in_an_environment():
+def test_a_measurement_in_an_environment(monkeypatch):
     (cell,) = (cell for cell in cells() if cell.name == "cheetah/bc")
-    sizes = Sizes(Spec(4, 1), 2_000, EnvironmentSpec("InvertedPendulum-v5", max_episode_steps=20))
+    sizes = RunSizes(Spec(4, 1), 2_000, EnvironmentSpec("InvertedPendulum-v5", max_episode_steps=20))
+    monkeypatch.setattr(estimate, "_environment_step", lambda environment: (20, 0.5))
     seconds = measure(cell, sizes)
-    assert seconds.per_update > 0 and seconds.training > 1_000 * seconds.per_update and seconds.evaluations > 0
+    # four evaluations of 20 steps of two seeds and two episodes, half a second each, and what the policy takes
+    assert seconds.evaluations > 4 * 20 * 4 * 0.5
+    assert seconds.training > 1_000 * seconds.per_update > 0
+
+
+def test_a_step_of_an_environment_is_timed():
+    limit, seconds = estimate._environment_step(EnvironmentSpec("InvertedPendulum-v5", max_episode_steps=20))
+    assert limit == 20 and seconds > 0

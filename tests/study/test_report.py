@@ -282,7 +282,7 @@ def test_a_missing_package_is_named_with_its_extra(module, out, page, tmp_path, 
     for name in FILES:
         (tmp_path / "out" / name).unlink()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"a report needs {module}, .*: pip install 'diffcps\[studies\]'"):
+    with pytest.raises(UserError, match=rf"studies need {module}, .*: pip install 'diffcps\[studies\]'"):
         write_report(tmp_path / "out")
     assert not FILES & {path.name for path in (tmp_path / "out").iterdir()}
 

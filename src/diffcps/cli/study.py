@@ -13,6 +13,9 @@ from diffcps.cli.console import Commands, Parser, complain, show, this_command
 if TYPE_CHECKING:
     from diffcps.study.run import Work
 
+MAX_TOLD = 2
+"""Failed runs whose line is told at the end."""
+
 
 def add(commands: Commands) -> None:
     """Adds the commands."""
@@ -84,7 +87,9 @@ def end_of_study(work: Sequence[Work], out: Path, again: str) -> None:
     failed = [one for one in work if one.state == "failed"]
     print(f"study: {out} ({len(work) - len(failed)} of {len(work)} runs done)")
     if failed:
-        lines = "; ".join(f"{one.cell.name}: {one.line}" for one in failed)
+        lines = "; ".join(f"{one.cell.name}: {one.line}" for one in failed[:MAX_TOLD])
+        if len(failed) > MAX_TOLD:
+            lines += f"; and {len(failed) - MAX_TOLD} more, which `{this_command()} study status {out}` shows"
         sys.exit(complain(f"{len(failed)} failed ({lines}); {again}", 1))
 
 

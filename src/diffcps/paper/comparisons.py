@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.data.download import data_file
 from diffcps.paper.curves import draw_curves
 from diffcps.readers.source import read_source
 from diffcps.records.fields import choices, unknown_name
@@ -17,7 +18,7 @@ from diffcps.storage import write_atomically
 from diffcps.study.plan import read_study, study_of
 from diffcps.study.report import check_packages, write_report
 from diffcps.study.run import PLAN, Watcher, Work, run_study
-from diffcps.study.toml import toml_text
+from diffcps.tasks.catalogue import find_task
 from diffcps.types import UserError
 
 LEAST_EVAL_EVERY = 1_000
@@ -48,8 +49,9 @@ class Narrowing:
 def plan_text(item: str, wanted: Narrowing) -> str:
     """The plan of an item (`plans/ITEM.toml`) as it is wanted.
 
-    Raises `UserError` for unknown names and missing files.
+    Raises `UserError` for unknown names and missing files, and without the packages of the extra `studies`.
     """
+    check_packages()
     content: Content = tomllib.loads((files("diffcps.paper") / "plans" / f"{item}.toml").read_text("utf-8"))
     if wanted.tasks:
         _narrow_data(content, wanted.tasks)
@@ -61,7 +63,9 @@ def plan_text(item: str, wanted: Narrowing) -> str:
         _take_files(content, wanted.data_dir)
     _scale(content, wanted.scale)
     study_of(content, item)
-    return toml_text(content)
+    import tomli_w
+
+    return tomli_w.dumps(content)
 
 
 def reproduce_comparison(
@@ -72,8 +76,9 @@ def reproduce_comparison(
     Returns what has become of the runs, and the paths of what is written. Raises `UserError`, and `Interrupted` after
     Ctrl-C: the same call goes on.
     """
-    check_packages()
     text, plan = plan_text(item, wanted).encode(), out / PLAN
+    if wanted.data_dir is None:
+        _check_data(text.decode())
     if plan.exists() and plan.read_bytes() != text:
         raise UserError(f"{out}: holds a study with other words ({plan}); give the same ones again, or another --out")
     if not plan.exists():
@@ -132,6 +137,17 @@ def _keep_published(content: Content, data: set[str], groups: set[str] | None) -
                 for row, table in published[kind].items()
                 if row.split()[0] in content["methods"]
             }
+
+
+def _check_data(text: str) -> None:
+    """Raises `UserError` where the data of a plan's tasks are not here: every run on them would fail."""
+    tasks = [find_task(table["task"]) for table in tomllib.loads(text)["data"].values()]
+    missing = [task.id for task in tasks if not data_file(task).exists()]
+    if missing:
+        raise UserError(
+            f"the data of {', '.join(missing)} are not here: `diffcps data get {missing[0]}` fetches them, one task "
+            "after the other; --tasks takes fewer, and --data-dir files of your own"
+        )
 
 
 def _take_files(content: Content, folder: Path) -> None:

@@ -103,7 +103,7 @@ class Column(NamedTuple):
     """Where it is another file than the benchmark's: which task it stands for."""
 
 
-class Beside(NamedTuple):
+class Comparison(NamedTuple):
     """A published number, and ours minus it (None where there is none of ours)."""
 
     number: Number
@@ -122,7 +122,7 @@ class Entry(NamedTuple):
     """Seeds of the plan; 0 where a number is of no seeds, as that of the data."""
     notes: tuple[str, ...]
     """What must be known of the number, or why there is none."""
-    published: Beside | None = None
+    published: Comparison | None = None
     is_bold: bool = False
 
 
@@ -136,7 +136,7 @@ class Average(NamedTuple):
     columns: int
     """Over so many sets of data."""
     notes: tuple[str, ...]
-    published: Beside | None = None
+    published: Comparison | None = None
     is_bold: bool = False
 
 
@@ -501,10 +501,10 @@ def _with_published(row: Row, columns: Sequence[Column], published: Published) -
     return row._replace(entries=tuple(entries), averages=tuple(averages))
 
 
-def _beside(number: Number, mean: float | None, scores: Sequence[float]) -> Beside:
+def _beside(number: Number, mean: float | None, scores: Sequence[float]) -> Comparison:
     if mean is None:
-        return Beside(number, None)
-    return Beside(number, difference_from(number.mean, scores or [mean]))
+        return Comparison(number, None)
+    return Comparison(number, difference_from(number.mean, scores or [mean]))
 
 
 def _is_near_the_best(means: Iterable[float | None]) -> Callable[[float | None], bool]:

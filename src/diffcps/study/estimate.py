@@ -19,18 +19,16 @@ from diffcps.run.evaluate import DIAGNOSE_ROWS
 from diffcps.study.plan import Cell
 from diffcps.tasks.catalogue import find_task
 from diffcps.training.members import Program, a_device_per_core, expand
-from diffcps.training.timing import made_up_data, seconds_per_update, time_stages
+from diffcps.training.timing import ROWS, made_up_data, seconds_per_update, time_stages
 from diffcps.types import EnvironmentSpec, NetObservation, Real, Spec, Tree, UserError
 
-ROWS = 2_000
-"""Of made-up data: stages begin with computations for every row, which are scaled to the rows that there are."""
 TYPICAL_ROWS = 1_000_000
 """Of a task whose catalogue entry does not say how many it has."""
 STEPS = 10
 """Of an episode that are timed."""
 
 
-class Sizes(NamedTuple):
+class RunSizes(NamedTuple):
     """What the time of a run depends on beside its method."""
 
     spec: Spec
@@ -71,7 +69,7 @@ def times_of(cells: Sequence[Cell]) -> Iterator[CellTime]:
             yield CellTime(cell, None, str(error))
 
 
-def sizes_of(cell: Cell) -> Sizes:
+def sizes_of(cell: Cell) -> RunSizes:
     """By the catalogue where the data are a task's own, else by the data, which are loaded. Raises `UserError`."""
     request, settings = cell.request, cell.request.settings
     if request.task is not None and request.source == request.task:
@@ -82,10 +80,10 @@ def sizes_of(cell: Cell) -> Sizes:
         dataset = request.load()
         spec, rows, of_data = dataset.spec, dataset.size, dataset.info.environment
     environment = chosen_environment(settings.env, settings.env_kwargs, settings.max_episode_steps, of_data)
-    return Sizes(spec, rows, environment)
+    return RunSizes(spec, rows, environment)
 
 
-def measure(cell: Cell, sizes: Sizes) -> Seconds:
+def measure(cell: Cell, sizes: RunSizes) -> Seconds:
     """Compiles the run's program and times some updates of each stage, a diagnosis and some steps of episodes."""
     request, settings = cell.request, cell.request.settings
     method = ALGORITHMS[request.method]
@@ -93,7 +91,7 @@ def measure(cell: Cell, sizes: Sizes) -> Seconds:
     program = Program(
         lambda swept: method.make(replace(request.config, **swept), sizes.spec),
         expand(settings.seeds, request.sweep),
-        made_up_data(sizes.spec, ROWS, steps),
+        made_up_data(sizes.spec, episode_steps=steps),
     )
     program.starts(settings.updates)
     stages, state = time_stages(program)
@@ -113,7 +111,7 @@ def _shape_of(cell: Cell) -> object:
     return request.method, fixed, cell.members, settings.eval_every, settings.episodes, settings.also_act
 
 
-def _evaluation(program: Program, state: Tree, sizes: Sizes, episodes: int) -> float:
+def _evaluation(program: Program, state: Tree, sizes: RunSizes, episodes: int) -> float:
     """Seconds of one evaluation: the diagnosis, and episodes to their limit."""
     rows = made_up_data(sizes.spec, DIAGNOSE_ROWS, program.episode_steps)
     program.diagnose(state, rows)

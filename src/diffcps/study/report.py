@@ -55,9 +55,9 @@ def write_report(out: str | Path, reference: str | None = None) -> Path:
 
 def check_packages() -> None:
     """Raises `UserError` where a package of the extra `studies` is missing: to be told before anything is trained."""
-    for name in ("jinja2", "pyarrow", "scipy"):
+    for name in ("jinja2", "pyarrow", "scipy", "tomli_w"):
         if find_spec(name) is None:
-            raise UserError(f"a report needs {name}, which is not installed: pip install 'diffcps[studies]'")
+            raise UserError(f"studies need {name}, which is not installed: pip install 'diffcps[studies]'")
 
 
 def html(page: Page) -> str:

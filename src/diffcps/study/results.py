@@ -15,7 +15,6 @@ from diffcps.study.cell import final_evaluations
 from diffcps.study.plan import Cell, Study
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Member
-from diffcps.types import UserError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -189,15 +188,11 @@ def _config(cell: Cell, record: RunRecord, member: Member) -> dict[str, Json]:
 def table_of(results: Sequence[Result]) -> pyarrow.Table:
     """A row for each result, a typed column for each field; `config.NAME` for the fields of configs.
 
-    A field that is a number for some and text for others (infinity is text in JSON) is text for all. Raises `UserError`
-    without pyarrow.
+    A field that is a number for some and text for others (infinity is text in JSON) is text for all. Needs
+    pyarrow (extra `studies`).
     """
-    try:
-        import pyarrow
-    except ImportError:
-        raise UserError(
-            "results.parquet is written with pyarrow, which is not installed: pip install 'diffcps[studies]'"
-        ) from None
+    import pyarrow
+
     columns: dict[str, list[object]] = {}
     for field in fields(Origin):
         columns[field.name] = [getattr(row.origin, field.name) for row in results]
@@ -232,7 +227,7 @@ def _of_one_kind(values: list[Json]) -> list[object]:
 
 
 def write_results(results: Sequence[Result], path: Path) -> None:
-    """Replaces the Parquet file as a whole. Raises `UserError` without pyarrow."""
+    """Replaces the Parquet file as a whole. Needs pyarrow."""
     table = table_of(results)
     import pyarrow.parquet
 

@@ -14,6 +14,8 @@ import numpy as np
 from diffcps.training.members import Program
 from diffcps.types import Dataset, DatasetInfo, Spec, Tree
 
+ROWS = 2_000
+"""Of made-up data: few, because stages begin with computations for every row."""
 EPISODE_STEPS = 100
 """Of made-up data, where windows need no more."""
 
@@ -33,7 +35,7 @@ class StageTiming(NamedTuple):
     """Median of the calls behind the first."""
 
 
-def made_up_data(spec: Spec, rows: int, episode_steps: int = EPISODE_STEPS) -> Dataset:
+def made_up_data(spec: Spec, rows: int = ROWS, episode_steps: int = EPISODE_STEPS) -> Dataset:
     """Random numbers in episodes of at least so many steps: the speed does not depend on their values."""
     rng = np.random.default_rng(0)
     last = (np.arange(rows) + 1) % max(EPISODE_STEPS, episode_steps) == 0
@@ -65,8 +67,8 @@ def time_stages(program: Program, calls: int = 3, seconds_per_call: float = 1.0)
         state, labels = begun_with
         same = [number for number, kind in enumerate(kinds) if kind == stage]
         share = sum(shares[number] for number in same) / sum(shares)
-        state, compiled, seconds = _time_updates(program, stage, state, labels, calls, seconds_per_call)
-        found.append(StageTiming(share, len(same), begun, compiled, seconds))
+        state, compiled, seconds = time_updates(program, stage, state, labels, calls, seconds_per_call)
+        found.append(StageTiming(share, len(same), begun, compiled, statistics.median(seconds)))
     return found, state
 
 
@@ -75,10 +77,10 @@ def seconds_per_update(stages: Sequence[StageTiming]) -> float:
     return sum(stage.share * stage.seconds_per_update for stage in stages)
 
 
-def _time_updates(
+def time_updates(
     program: Program, stage: int, state: Tree, labels: Tree, calls: int, seconds_per_call: float
-) -> tuple[Tree, float, float]:
-    """The state after the updates, the seconds of the first call, and the median of the others per update."""
+) -> tuple[Tree, float, list[float]]:
+    """The state after the updates, the seconds of the first call, and those of the others per update."""
     alive = jnp.ones(len(program.members), bool)
 
     def advance(first: int, last: int) -> float:
@@ -92,4 +94,4 @@ def _time_updates(
     probe = advance(2, 12) / 10
     updates = max(2, 2 * round(seconds_per_call / probe / 2))  # even: of policies that move every second update
     of_calls = [advance(12 + i * updates, 12 + (i + 1) * updates) / updates for i in range(calls)]
-    return state, compiled, statistics.median(of_calls)
+    return state, compiled, of_calls
