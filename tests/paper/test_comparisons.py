@@ -107,9 +107,7 @@ def test_files_stand_for_tasks(tmp_path):
 
 def test_data_that_are_not_here_are_told_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFCPS_DATA", str(tmp_path / "none"))
-    with pytest.raises(
-        UserError, match="the data of hopper-medium-v2 are not here: `diffcps data get hop"
-    ):
+    with pytest.raises(UserError, match="the data of hopper-medium-v2 are not here: `diffcps data get hop"):
         reproduce_comparison("table1", Narrowing(tasks=("hopper-medium",)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

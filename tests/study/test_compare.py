@@ -458,6 +458,7 @@ def test_published_numbers_of_another_unit_are_left_out():
         ("one = 70.0", "onee = 70.0", r"published\.scores\.bc: .*onee.*one"),
         ("[published.scores.bc]", "[published.scores.bcq]", r"published\.scores: .*bcq.*bc"),
         ("one = 70.0", 'one = "70"', r"published\.scores\.bc\.one: is '70', and must be a mean or"),
+        ("one = 70.0", "one = true", r"is True, and must be a mean or"),
         ("one = 70.0", "one = [1, 2, 3]", r"must be a mean or \[mean, deviation\]"),
         ('source = "a paper"', "", r"published\.source: must be text"),
         ("A = [64.0, 0.5]", "C = 64.0", r"published\.averages\.bc: .*C"),

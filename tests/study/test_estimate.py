@@ -92,6 +92,21 @@ def test_a_measurement_counts_updates_stages_and_evaluations(name, monkeypatch):
     assert seconds.evaluations == pytest.approx(40.0)
 
 
+def test_a_further_rule_costs_as_much_again(monkeypatch):
+    text = PLAN + "[methods.diffcps]\n"
+    monkeypatch.setattr(estimate, "time_stages", lambda program: ([StageTiming(1.0, 1, 0.0, 0.0, 0.001)], ()))
+    monkeypatch.setattr(estimate, "_evaluation", lambda program, state, sizes, episodes: 10.0)
+    found = {}
+    for words in ("", 'also_act = ["sample", "argmax_q"]\n'):
+        (cell,) = (
+            each
+            for each in cells(text.replace("episodes = 2\n", f"episodes = 2\n{words}"))
+            if each.name == "replay/diffcps"
+        )
+        found[words] = measure(cell, RunSizes(Spec(3, 1), 4_000, None)).evaluations
+    assert list(found.values()) == pytest.approx([40.0, 120.0])
+
+
 def test_a_measurement_in_an_environment(monkeypatch):
     (cell,) = (cell for cell in cells() if cell.name == "cheetah/bc")
     sizes = RunSizes(Spec(4, 1), 2_000, EnvironmentSpec("InvertedPendulum-v5", max_episode_steps=20))

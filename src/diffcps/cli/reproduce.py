@@ -23,7 +23,9 @@ def add(commands: Commands) -> None:
     )
     known = (*COMPARISONS, TIMED, *ITEMS)
     reproduce.add_argument("what", metavar="WHAT", choices=known, help=", ".join(known))
-    reproduce.add_argument("--out", type=Path, metavar="DIR", help="pictures, numbers and runs [runs/WHAT]")
+    reproduce.add_argument(
+        "--out", type=Path, metavar="DIR", help="pictures, numbers and runs [runs/WHAT; toy figures: runs/figures]"
+    )
     reproduce.add_argument("--methods", nargs="+", metavar="METHOD", help="only these [all]")
     reproduce.add_argument("--seeds", nargs="+", type=int, metavar="N", help="[the paper's; figures: 0 1 2 3]")
     reproduce.add_argument("--fast", action="store_true", help="a toy figure as a smoke run of a minute")
@@ -78,7 +80,9 @@ def _compare(options: argparse.Namespace) -> None:
     )
     try:
         with LiveStudy(out) as live:
-            work, paths = reproduce_comparison(options.what, wanted, out, options.workers or 1, live)
+            work, paths = reproduce_comparison(
+                options.what, wanted, out, 1 if options.workers is None else options.workers, live
+            )
     except Interrupted:
         sys.exit(complain("stopped, and saved; the same command goes on", 130))
     print("written: " + " ".join(map(str, paths)))

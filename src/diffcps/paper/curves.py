@@ -29,15 +29,21 @@ def draw_curves(out: Path, path: Path) -> Path:
     figure = Figure(figsize=(4.2 * width, 3.1 * height + 0.5), layout="constrained")
     panels = figure.subplots(height, width, squeeze=False).flat
     for panel, column in zip(panels, columns, strict=False):
-        for curve in score_curves(trials, column.data, column.unit):
+        curves = score_curves(trials, column.data, column.unit)
+        if not curves:
+            panel.text(0.5, 0.5, "no score yet", ha="center", color=GREY, transform=panel.transAxes)
+        for curve in curves:
             colour = COLOURS[labels.index(curve.label) % len(COLOURS)]
-            panel.plot(curve.updates, curve.mean, color=colour, label=curve.label, linewidth=1.6)
+            panel.plot(
+                curve.updates, curve.mean, color=colour, label=curve.label, linewidth=1.6, marker="o", markersize=3
+            )
             if curve.deviation is not None:
                 low, high = (
                     [mean + sign * spread for mean, spread in zip(curve.mean, curve.deviation, strict=True)]
                     for sign in (-1, 1)
                 )
                 panel.fill_between(curve.updates, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.set_xlim(left=0)
         panel.set_title(data_heading(column), fontsize=10)
         panel.set_xlabel("updates", fontsize=8)
         panel.set_ylabel(UNITS[column.unit], fontsize=8)
