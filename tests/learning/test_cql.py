@@ -34,6 +34,7 @@ def q_of(member: int, state: float, action: np.ndarray) -> np.ndarray:
     return np.asarray(critic(jnp.full_like(rows, state), rows)).mean(axis=0)
 
 
+@pytest.mark.slow  # its golden numbers are tested in every run
 def test_q_is_right_on_average_over_the_data():
     # A constant added to Q in one state leaves the conservative term as it is, so that the mean of Q over the logged
     # actions is the mean of their rewards, whatever the weight. That of single actions moves.

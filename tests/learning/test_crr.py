@@ -43,6 +43,7 @@ def means(filter: str, *temperatures: float) -> np.ndarray:
     return training.program.act(training.state, NetObservation(observation), 800, 0)[..., 0] * np.array(STATES)
 
 
+@pytest.mark.slow  # its golden numbers are tested in every run
 def test_the_binary_filter_clones_the_better_mode():
     # Once the policy knows the better mode, what passes is the side of it that the critic takes for a little better.
     assert np.all(means("binary") > 0.65)

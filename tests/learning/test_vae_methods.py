@@ -92,6 +92,7 @@ def test_the_vae_reconstructs_and_covers_both_modes():
 # --- The choice ---
 
 
+@pytest.mark.slow  # its golden numbers are tested in every run
 def test_bcq_chooses_the_better_mode():
     for state in STATES:
         assert np.mean(act("bcq", "near", state, 200) * state > 0.5) > 0.98

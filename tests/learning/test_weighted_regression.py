@@ -99,6 +99,7 @@ def test_the_policy_weighs_the_modes_by_their_advantages(name, field, values):
 # --- A line of states, against the exact fixed point ---
 
 
+@pytest.mark.slow  # its golden numbers are tested in every run
 def test_iql_on_a_line_of_states():
     # Both directions are logged equally often: the expectile tau of two values is tau times the larger, and 1 - tau
     # times the smaller.
