@@ -18,13 +18,14 @@ from machine import SIZES, command_and_machine
 from diffcps.algorithms import ALGORITHMS
 from diffcps.training.members import Program, expand
 from diffcps.training.timing import StageTiming, made_up_data, seconds_per_update, time_stages
+from diffcps.types import Configuration
 
 
-def timings(name: str, members: int, calls: int, seconds_per_call: float) -> list[StageTiming]:
+def timings(name: str, config: Configuration, members: int, calls: int, seconds_per_call: float) -> list[StageTiming]:
     """Each stage of a method that differs from the others."""
     spec, method = SIZES["halfcheetah 17/6"], ALGORITHMS[name]
-    data = made_up_data(spec, episode_steps=method.make(method.Config(), spec).episode_steps)
-    program = Program(lambda swept: method.make(method.Config(), spec), expand(range(members), {}), data)
+    data = made_up_data(spec, episode_steps=method.make(config, spec).episode_steps)
+    program = Program(lambda swept: method.make(config, spec), expand(range(members), {}), data)
     return time_stages(program, calls, seconds_per_call)[0]
 
 
@@ -56,7 +57,8 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     for name in options.methods:
-        measured = [timings(name, members, options.calls, options.seconds) for members in options.members]
+        config = ALGORITHMS[name].Config()
+        measured = [timings(name, config, members, options.calls, options.seconds) for members in options.members]
         rows = [[of_members[stage] for of_members in measured] for stage in range(len(measured[0]))]
         for number, row in enumerate(rows):
             cells = [

@@ -19,9 +19,10 @@ import venv
 from pathlib import Path
 
 from machine import command_and_machine
-from methods import of_a_run, timings
+from methods import timings
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.training.timing import seconds_per_update
 from diffcps.types import Configuration
 
 HERE = Path(__file__).parent
@@ -81,7 +82,8 @@ def main() -> None:
         theirs, ours = [], []
         for _ in range(options.pairs):
             theirs.append(peer_milliseconds(python, method, options.seconds, options.calls, options.compiled))
-            ours.append(of_a_run(list(timings(method, config_of(method), 1, options.calls, options.seconds))))
+            stages = timings(method, config_of(method), 1, options.calls, options.seconds)
+            ours.append(1e3 * seconds_per_update(stages))
         ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
         lines.append(
             f"| {method} | {statistics.median(theirs):.2f} | {statistics.median(ours):.2f} "
