@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -121,11 +122,20 @@ def test_a_folder_belongs_to_one_set_of_words(tmp_path):
         reproduce_comparison("table1", Narrowing(0.2, ("hopper-medium",), ("bc",), data_dir=tmp_path), tmp_path / "out")
 
 
+def test_a_comparison_is_given_to_a_cluster(tmp_path, monkeypatch, capsys):
+    write_file(tmp_path / "hopper-medium.hdf5")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    data = ["--tasks", "hopper-medium", "--methods", "bc", "--data-dir", str(tmp_path)]
+    assert main(["reproduce", "table1", *data, "--ray", "auto", "--out", str(tmp_path / "out")]) == 2
+    assert "--ray needs Ray: pip install 'diffcps[distributed]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["table1", "--fast"], "--fast belongs to the toy figures: --scale X"),
         (["figure1", "--scale", "0.5", "--data-dir", "x"], "--scale, --data-dir: figure1 compares nothing on tasks"),
+        (["table5", "--ray", "auto"], "--ray: table5 compares nothing on tasks"),
         (["table5", "--seeds", "1"], "table5 times three methods with one seed"),
         (["table1", "--data-dir", "no/where", "--tasks", "hopper-medium"], "no/where: has no file for hopper-medium"),
     ],

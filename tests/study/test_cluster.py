@@ -62,6 +62,7 @@ def test_ray_is_an_extra(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"--ray needs Ray: pip install 'diffcps\[distributed\]'"):
         run_on_cluster(written(tmp_path, STUDY), tmp_path / "out", "auto")
     assert not (tmp_path / "out").exists()
+    assert main(["reproduce", "table1", "--ray", "auto", "--workers", "2"]) == 2
 
 
 @pytest.mark.parametrize("address", ["local", "", "ray://head:10001", "head"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -106,7 +107,7 @@ def rows(
         normalised = None if score is None or factor is None else factor * score
         failure = "it broke" if score is None else None
         facts = of, seeds[member], member, {}, protocol, None, how, update, score, normalised
-        return Result(*facts, (), None, None, loss, failure, None)
+        return Result(*facts, (), None, None, loss, failure, None, None)
 
     found = [
         result("training", member, 20 * number, score, (losses or [1.0] * len(own))[number - 1], acting)
@@ -324,6 +325,21 @@ def test_seeds_that_were_stopped_are_told():
     without = [each for each in results if each.protocol == "final" or each.seed != 2]
     (final,) = row(table(study, without, "final"), "bc").entries
     assert final.notes[-1] == "seed 2 stopped before its first evaluation"
+
+
+def test_a_bound_that_was_not_met_is_told_beside_every_score():
+    study = plan()
+    unmet = sorted(study.cell("one/diffcps").rows[0].members)[:2]
+    results = [
+        dataclasses.replace(each, unmet_bound="kappa 0.02")
+        if each.origin.run == "one/diffcps" and each.member in unmet
+        else each
+        for each in both(study)
+    ]
+    for protocol in ("last", "best", "final"):
+        of = table(study, results, protocol)
+        assert row(of, "diffcps kappa=0.02").entries[0].notes == ("kappa 0.02 not met by 2 of 3 seeds",)
+        assert row(of, "diffcps kappa=0.04").entries[0].notes == ()
 
 
 def test_a_single_seed_has_no_deviation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from diffcps.envs.toy import stitching
 from diffcps.records.folder import RunFolder
+from diffcps.records.record import UnmetBound
 from diffcps.study.plan import read_study
 from diffcps.study.results import results_of, write_results
 from diffcps.study.run import Work, ended, log_of, run_study, standing_of
@@ -144,6 +146,21 @@ def test_results_are_a_row_for_each_evaluation_and_member(made, tmp_path):
     assert str(table.schema.field("failure").type) == "string"
     assert table["config.q_weight"].to_pylist()[-1] == 1.0 and table["config.q_weight"].to_pylist()[0] is None
     assert table["dataset_sha256"].to_pylist()[0] == results[0].origin.dataset_sha256 != ""
+    assert str(table.schema.field("unmet_bound").type) == "string"
+
+
+def test_a_bound_that_a_member_did_not_meet_stands_in_its_results(made, tmp_path):
+    plan, made_out, _ = made
+    out = tmp_path / "out"
+    shutil.copytree(made_out, out)
+    folder = RunFolder(out / "cross" / "diffusion_ql")
+    member = folder.read_record().members[1]
+    unmet = UnmetBound(member, "actor/bc_loss", "kappa", 0.05, 0.11, 1.6)
+    folder.write_summary(dataclasses.replace(folder.read_summary(), unmet_bounds=(unmet,)))
+    results = results_of(read_study(plan), out)
+    told = {(row.origin.method, row.member, row.protocol) for row in results if row.unmet_bound == "kappa 0.05"}
+    assert told == {("diffusion_ql", 1, "training"), ("diffusion_ql", 1, "final")}
+    assert {row.unmet_bound for row in results} == {None, "kappa 0.05"}
 
 
 # --- Kills ---

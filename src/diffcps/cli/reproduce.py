@@ -10,7 +10,7 @@ from diffcps.cli.console import Commands, complain, say
 from diffcps.paper import COMPARISONS, ITEMS, TIMED
 from diffcps.types import UserError
 
-COMPARING = ("scale", "tasks", "data_dir", "workers")
+COMPARING = ("scale", "tasks", "data_dir", "workers", "ray")
 """Flags that belong to comparisons."""
 
 
@@ -34,7 +34,9 @@ def add(commands: Commands) -> None:
     reproduce.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="files that stand for a comparison's tasks, NAME.hdf5 each"
     )
-    reproduce.add_argument("--workers", type=int, metavar="N", help="runs of a comparison at once [1]")
+    where = reproduce.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="runs of a comparison at once [1]")
+    where.add_argument("--ray", metavar="ADDRESS", help="a comparison on the Ray cluster at HOST:PORT, or auto")
     reproduce.set_defaults(command=_reproduce, parser=reproduce)
 
 
@@ -80,9 +82,8 @@ def _compare(options: argparse.Namespace) -> None:
     )
     try:
         with LiveStudy(out) as live:
-            work, paths = reproduce_comparison(
-                options.what, wanted, out, 1 if options.workers is None else options.workers, live
-            )
+            workers = 1 if options.workers is None else options.workers
+            work, paths = reproduce_comparison(options.what, wanted, out, workers, live, options.ray)
     except Interrupted:
         sys.exit(complain("stopped, and saved; the same command goes on", 130))
     print("written: " + " ".join(map(str, paths)))

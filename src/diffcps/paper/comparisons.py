@@ -15,6 +15,7 @@ from diffcps.paper.curves import draw_curves
 from diffcps.readers.source import read_source
 from diffcps.records.fields import choices, unknown_name
 from diffcps.storage import write_atomically
+from diffcps.study.cluster import run_on_cluster
 from diffcps.study.plan import read_study, study_of
 from diffcps.study.report import check_packages, write_report
 from diffcps.study.run import PLAN, Watcher, Work, run_study
@@ -69,10 +70,16 @@ def plan_text(item: str, wanted: Narrowing) -> str:
 
 
 def reproduce_comparison(
-    item: str, wanted: Narrowing, out: Path, workers: int = 1, watch: Watcher = lambda work: None
+    item: str,
+    wanted: Narrowing,
+    out: Path,
+    workers: int = 1,
+    watch: Watcher = lambda work: None,
+    ray: str | None = None,
 ) -> tuple[list[Work], list[Path]]:
     """Runs the study of an item in the folder `out`, on from where it is; writes its report, and a figure's curves.
 
+    `workers` runs at once on this machine, or as many as fit on the Ray cluster at `ray` (HOST:PORT, or auto).
     Returns what has become of the runs, and the paths of what is written. Raises `UserError`, and `Interrupted` after
     Ctrl-C: the same call goes on.
     """
@@ -84,7 +91,7 @@ def reproduce_comparison(
     if not plan.exists():
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(plan, text)
-    work = run_study(plan, out, workers, watch)
+    work = run_study(plan, out, workers, watch) if ray is None else run_on_cluster(plan, out, ray, watch)
     paths = [write_report(out, _reference(plan))]
     if item.startswith("figure"):
         paths.append(draw_curves(out, out / f"{item}.png"))

@@ -346,7 +346,7 @@ def _entry(protocol: Protocol, trial: Trial | None, unit: Unit) -> Entry:
         return Entry(None, None, {}, len(trial.seeds), (_why_no_score(protocol, trial),))
     if len(scores) < len(trial.seeds):
         notes.insert(0, f"{len(scores)} of {len(trial.seeds)} seeds")
-    return _entry_of(scores, len(trial.seeds), notes)
+    return _entry_of(scores, len(trial.seeds), [*notes, *_unmet_bounds(trial)])
 
 
 def _entry_of(scores: Mapping[int, float], planned: int, notes: Sequence[str]) -> Entry:
@@ -401,6 +401,15 @@ def _notes(protocol: Protocol, trial: Trial, seed: int, used: Sequence[Result]) 
     if protocol.kind in ("last", "mean_of_last") and used[-1].update < trial.updates:
         return [f"seed {seed} has no score after {used[-1].update:,} updates"]
     return []
+
+
+def _unmet_bounds(trial: Trial) -> list[str]:
+    """Of a method that keeps a bound, which its runs did not meet: the score is then that of another problem."""
+    seeds: dict[str, set[int]] = {}
+    for row in trial.results:
+        if row.unmet_bound is not None:
+            seeds.setdefault(row.unmet_bound, set()).add(row.seed)
+    return [f"{bound} not met by {len(found)} of {len(trial.seeds)} seeds" for bound, found in seeds.items()]
 
 
 def _row_of_data(trials: Sequence[Trial], columns: Sequence[Column]) -> Row:

@@ -82,6 +82,8 @@ class Result:
     failure: str | None
     updates_per_second: float | None
     """Of all members together, before the evaluation."""
+    unmet_bound: str | None
+    """Field and value of a bound that the member's whole run did not meet ("kappa 0.05"; `run/bounds.py`)."""
 
 
 def results_of(study: Study, out: Path) -> list[Result]:
@@ -94,8 +96,9 @@ def _of(study: Study, cell: Cell, out: Path) -> Iterator[Result]:
     record = folder.read_record()
     origin = _origin(study, cell, record)
     rates = {row.update: row.updates_per_second for row in folder.read_measurements(record.members)}
+    unmet = _unmet(folder)
     for row in folder.read_evaluations(record.members):
-        own = _of_training(origin, cell, record, row, rates.get(row.update))
+        own = _of_training(origin, cell, record, row, rates.get(row.update), unmet.get(row.member.index))
         yield own
         for rule, played in row.also.items():
             score, normalised = played.score, _normalised(played.score, record)
@@ -103,7 +106,15 @@ def _of(study: Study, cell: Cell, out: Path) -> Iterator[Result]:
     if study.final is not None:
         for evaluation in final_evaluations(cell, study.final, out / cell.name):
             for row in evaluation.members:
-                yield _of_final(origin, cell, record, evaluation, row)
+                yield _of_final(origin, cell, record, evaluation, row, unmet.get(row.member.index))
+
+
+def _unmet(folder: RunFolder) -> dict[int, str]:
+    """The bounds that a run did not meet, by member; of an unfinished run nothing is known."""
+    found: dict[int, list[str]] = {}
+    for row in folder.read_summary().unmet_bounds if folder.summary.exists() else ():
+        found.setdefault(row.member.index, []).append(f"{row.field} {row.bound:g}")
+    return {member: ", ".join(texts) for member, texts in found.items()}
 
 
 def _origin(study: Study, cell: Cell, record: RunRecord) -> Origin:
@@ -130,7 +141,12 @@ def _origin(study: Study, cell: Cell, record: RunRecord) -> Origin:
 
 
 def _of_training(
-    origin: Origin, cell: Cell, record: RunRecord, row: Evaluation, updates_per_second: float | None
+    origin: Origin,
+    cell: Cell,
+    record: RunRecord,
+    row: Evaluation,
+    updates_per_second: float | None,
+    unmet_bound: str | None,
 ) -> Result:
     return Result(
         origin=origin,
@@ -149,6 +165,7 @@ def _of_training(
         selection_loss=row.selection_loss,
         failure=row.failure,
         updates_per_second=updates_per_second,
+        unmet_bound=unmet_bound,
     )
 
 
@@ -156,7 +173,14 @@ def _normalised(score: float, record: RunRecord) -> float | None:
     return None if record.reference is None else float(normalised_score(score, record.reference))
 
 
-def _of_final(origin: Origin, cell: Cell, record: RunRecord, evaluation: RunEvaluation, row: MemberEpisodes) -> Result:
+def _of_final(
+    origin: Origin,
+    cell: Cell,
+    record: RunRecord,
+    evaluation: RunEvaluation,
+    row: MemberEpisodes,
+    unmet_bound: str | None,
+) -> Result:
     return Result(
         origin=origin,
         seed=row.member.seed,
@@ -174,6 +198,7 @@ def _of_final(origin: Origin, cell: Cell, record: RunRecord, evaluation: RunEval
         selection_loss=None,
         failure=None,
         updates_per_second=None,
+        unmet_bound=unmet_bound,
     )
 
 
@@ -210,7 +235,7 @@ _NUMBERS = (
     *("data_return", "data_normalised", "score", "normalised", "success_at_last_step", "success_at_any_step"),
     *("selection_loss", "updates_per_second"),
 )
-_TEXTS = ("preset", "task", "environment", "commit", "checkpoint", "acting", "failure")
+_TEXTS = ("preset", "task", "environment", "commit", "checkpoint", "acting", "failure", "unmet_bound")
 """Columns that may hold nothing but None, whose type nothing would say."""
 
 
