@@ -54,11 +54,15 @@ def golden() -> Callable[[str], Arrays]:
 def compiled_once(tmp_path_factory) -> Iterator[None]:
     """A program that was compiled before in this process is taken from disk, even where other functions made it.
 
-    Each worker has a folder of its own, because JAX does not write the files whole or not at all.
+    Each worker has a folder of its own, and another one for the commands that its tests start, because JAX does not
+    write the files whole or not at all.
     """
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled_by_commands")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+        yield
     jax.config.update("jax_compilation_cache_dir", None)
 
 

@@ -36,6 +36,11 @@ MARK_WITHIN = 1 << 16
 LONGEST_NAME = 120
 
 
+def cache_folder() -> Path:
+    """What can be fetched or made again is kept here: `diffcps` in the user's cache (`XDG_CACHE_HOME`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / SOFTWARE
+
+
 def plain_name(text: str) -> str:
     """A text as the name of a file or folder: all of it, ending included, with `-` for what does not belong in names.
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, show, step_counter
 from diffcps.records.folder import RunFolder
 from diffcps.rl.improvement import ActionChoice
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--video", type=Path, metavar="FILE.mp4", help="film one episode of the best member (extra: video)"
     )
+    add_flag(evaluate)
     evaluate.set_defaults(command=_evaluate, parser=evaluate)
 
     table = commands.add_parser("table", help="the scores of runs as a Markdown table", allow_abbrev=False)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, complain, say, show
 from diffcps.cli.flags import add_flags, given_fields
 from diffcps.cli.train import default_folder
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help=f"runs and {FLOOR_FILE} [runs/kappa-DATASET]")
     add_flags(command.add_argument_group("the denoiser, as in the run to come"), Network)
     add_flags(command.add_argument_group("how the data are read, as in the run to come"), Reading)
+    add_flag(command)
     command.set_defaults(command=_kappa, parser=command)
 
 

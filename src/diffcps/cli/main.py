@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from diffcps.cli.compiled import keep_compiled
 from diffcps.cli.console import Parser, complain, warnings_in_one_line
 from diffcps.types import UserError
 
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             _refuse_unknown(options, unknown)
         with warnings_in_one_line():
+            if "compile_cache" in options:
+                keep_compiled(options.compile_cache)
             options.command(options)
         return 0
     except UserError as error:

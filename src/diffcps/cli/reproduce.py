@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, complain, say
 from diffcps.paper import COMPARISONS, ITEMS, TIMED
 from diffcps.types import UserError
@@ -37,6 +38,7 @@ def add(commands: Commands) -> None:
     where = reproduce.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, metavar="N", help="runs of a comparison at once [1]")
     where.add_argument("--ray", metavar="ADDRESS", help="a comparison on the Ray cluster at HOST:PORT, or auto")
+    add_flag(reproduce)
     reproduce.set_defaults(command=_reproduce, parser=reproduce)
 
 

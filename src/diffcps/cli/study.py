@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, Parser, complain, show, this_command
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
         metavar="ADDRESS",
         help="on the Ray cluster at HOST:PORT, or auto: the one that this machine belongs to",
     )
+    add_flag(run)
     run.set_defaults(command=_run, parser=run)
     status = kinds.add_parser("status", help="how far a study is", allow_abbrev=False)
     status.add_argument("out", type=Path, metavar="DIR", help="the folder of its runs")

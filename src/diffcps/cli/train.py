@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, Parser, complain, say, show, this_command
 from diffcps.cli.flags import add_flags, given_fields
 from diffcps.readers.source import BUILTIN
@@ -42,6 +43,7 @@ def add(commands: Commands) -> None:
             algorithm.add_argument_group("hyper-parameters (a real-valued one given several values is swept)"),
             method.Config,
         )
+        add_flag(run)
         algorithm.set_defaults(command=_train, parser=algorithm)
 
 

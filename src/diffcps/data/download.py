@@ -24,6 +24,7 @@ from diffcps.readers.d4rl_hdf5 import read_hdf5
 from diffcps.readers.hashes import sha256_of_file
 from diffcps.readers.minari import minari_folder
 from diffcps.readers.ogbench import read_arrays
+from diffcps.storage import cache_folder
 from diffcps.tasks.catalogue import COLLECTED, FLAT_ON_MINARI, Task
 from diffcps.types import UserError
 
@@ -62,7 +63,7 @@ def data_folder() -> Path:
     """Where downloaded data are kept: `DIFFCPS_DATA`, else `diffcps` in the user's cache (`XDG_CACHE_HOME`)."""
     if given := os.environ.get("DIFFCPS_DATA"):
         return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffcps"
+    return cache_folder()
 
 
 def data_file(task: Task) -> Path:
