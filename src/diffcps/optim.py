@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
-from diffcps.types import Real, Scalar
+from diffcps.types import Real, Scalar, Tree
 
 Model = TypeVar("Model")
 Aux = TypeVar("Aux")
@@ -23,6 +23,15 @@ class Trained(eqx.Module, Generic[Model]):
 
     model: Model
     optimiser_state: optax.OptState
+
+
+def without_memory(state: Tree) -> Tree:
+    """A state without what its optimisers remember: enough to act and to be diagnosed, not to be trained."""
+    return jax.tree.map(
+        lambda part: Trained(part.model, ()) if isinstance(part, Trained) else part,
+        state,
+        is_leaf=lambda part: isinstance(part, Trained),
+    )
 
 
 def clipped_adam(learning_rate: Real, max_grad_norm: Real, decay_steps: int = 0) -> optax.GradientTransformation:

@@ -21,6 +21,7 @@ UPDATES = 400
 COMMAND = (
     *("--dataset", "builtin", "--seeds", "0", "1", "--episodes", "1"),
     *("--updates", str(UPDATES), "--eval-every", "100", "--log-every", "20", "--width", "16", "--depth", "1"),
+    *("--keep", "2", "--keep-every", "200"),
 )
 METHODS = {"td3_bc": (), "diffcps": ("--num-steps", "2", "--num-candidates", "2", "--ema-start", "10")}
 """The first compiles soon; a state of DiffCPS has more in it."""
@@ -70,7 +71,7 @@ def uninterrupted(method, tmp_path_factory) -> dict[str, object]:
     device = json.loads((out / "config.json").read_text())["device"]
     assert device == f"cpu x {len(os.sched_getaffinity(0))}", "members train side by side, a core each"
     found = results(out)
-    assert set(found) >= {"last.safetensors", "best.safetensors"}
+    assert set(found) >= {f"{name}.safetensors" for name in ("last", "best", 200, 300, 400)}
     assert len(found["metrics"]) == 2 * UPDATES // 20  # pyright: ignore[reportArgumentType]
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, show, step_counter
@@ -21,9 +21,10 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
     evaluate.add_argument(
         "--checkpoint",
-        choices=get_args(Checkpoint),
+        type=_checkpoint,
+        metavar="|".join([*get_args(Checkpoint), "N"]),
         default="best",
-        help="which checkpoint: by the score, by selection/loss, or as the run ended [best]",
+        help="by the score, by selection/loss, as the run ended, or kept after N updates [best]",
     )
     evaluate.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
     evaluate.add_argument(
@@ -43,6 +44,14 @@ def add(commands: Commands) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="run folder; of a single one, a row for each evaluation"
     )
     table.set_defaults(command=_table, parser=table)
+
+
+def _checkpoint(text: str) -> Checkpoint | int:
+    if text.isdecimal():
+        return int(text)
+    if text in (names := get_args(Checkpoint)):
+        return cast(Checkpoint, text)
+    raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(names)} nor the number of updates of a kept one")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -27,6 +27,14 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best.safetensors"
         self.selected = self.path / "checkpoints" / "selected.safetensors"
 
+    def kept(self, update: int) -> Path:
+        """The weights of the evaluation after `update`, where they are kept."""
+        return self.last.parent / f"{update}.safetensors"
+
+    def kept_updates(self) -> list[int]:
+        """The evaluations whose weights are kept, in order."""
+        return sorted(int(path.stem) for path in self.last.parent.glob("*.safetensors") if path.stem.isdecimal())
+
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
         """Creates the folder and holds it for this process. Raises `UserError` where another holds it."""
@@ -69,6 +77,9 @@ class RunFolder:
         """Drops what was logged after `update`: it will be made again."""
         for path in (self.metrics, self.evaluations):
             _keep_rows(path, update)
+        for made in self.kept_updates():
+            if made > update:
+                self.kept(made).unlink()
 
     def forget_evaluation(self, update: int) -> None:
         """Drops the evaluation after `update`, the last one, too: it will be made again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffcps.training.loop import Lengths
@@ -41,6 +42,21 @@ class Settings:
     also_act: tuple[str, ...] = ()
     """Further rules by which each evaluation plays the same start seeds, beside the method's own `action_choice`, such
     as sample and argmax_q; chosen checkpoints stay by its own."""
+
+    keep: Count = 0
+    """The last evaluations whose weights are kept, so that `--checkpoint N` finds them by their update."""
+    keep_every: Count = 0
+    """Updates between evaluations whose weights are kept for good, a multiple of `eval_every`; 0: none."""
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether anything but the chosen checkpoints and the last one is kept."""
+        return self.keep > 0 or self.keep_every > 0
+
+    def kept(self, evaluated: Sequence[int]) -> list[int]:
+        """The evaluations whose weights are kept, of those so far (by their updates, in order)."""
+        last = list(evaluated[-self.keep :]) if self.keep else []
+        return [made for made in evaluated if made in last or (self.keep_every and made % self.keep_every == 0)]
 
     @property
     def lengths(self) -> Lengths:

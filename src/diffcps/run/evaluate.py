@@ -128,7 +128,7 @@ def of_member(metrics: Mapping[str, np.ndarray], member: Member) -> dict[str, fl
 
 def evaluate(
     run: str | Path,
-    checkpoint: Checkpoint = "best",
+    checkpoint: Checkpoint | int = "best",
     *,
     episodes: int = 20,
     seed: int = 1000,
@@ -170,7 +170,7 @@ def evaluate(
             )
         )
     choice = getattr(record.config, "action_choice", None)
-    result = RunEvaluation(record.algorithm, checkpoint, scored_in, episodes, seed, choice, tuple(rows))
+    result = RunEvaluation(record.algorithm, str(checkpoint), scored_in, episodes, seed, choice, tuple(rows))
     loaded.folder.write_evaluation(result)
     return result
 
@@ -183,7 +183,7 @@ def _share(successes: np.ndarray | None, member: Member) -> float | None:
 def film(
     run: str | Path,
     path: Path,
-    checkpoint: Checkpoint = "best",
+    checkpoint: Checkpoint | int = "best",
     *,
     member: int,
     seed: int,

@@ -17,6 +17,7 @@ import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.scaling import Scaling
+from diffcps.optim import without_memory
 from diffcps.records import fields
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import RunRecord
@@ -44,7 +45,7 @@ class Origin(NamedTuple):
 
     run: Path
     """Absolute, so that a process in another folder finds it."""
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | int
     member: int
     action_choice: str | None
     seed: int
@@ -230,22 +231,38 @@ def acting_by(record: RunRecord, action_choice: str) -> RunRecord:
     return dataclasses.replace(record, config=config)
 
 
-def load_run(run: str | Path, which: Checkpoint = "best", action_choice: str | None = None) -> LoadedRun:
-    """A run folder with one of its checkpoints; `action_choice` overrides how its policies act. Raises `UserError`."""
+def load_run(run: str | Path, which: Checkpoint | int = "best", action_choice: str | None = None) -> LoadedRun:
+    """A run folder with one of its checkpoints, a number: the kept one after so many updates.
+
+    `action_choice` overrides how its policies act. Raises `UserError`.
+    """
     folder = RunFolder(run)
     record = folder.read_record()
     if action_choice is not None:
         record = acting_by(record, action_choice)
     path = _checkpoint_path(folder, which)
     program = program_of(record, record.members, None)
-    state, information = checkpoint.load(path, jax.eval_shape(program.init))
+    whole = jax.eval_shape(program.init)
+    like = without_memory(whole) if isinstance(which, int) else whole
+    state, information = checkpoint.load(path, like)
     return LoadedRun(folder, record, program, state, _updates(information["update"], len(record.members)))
 
 
-def _checkpoint_path(folder: RunFolder, which: str) -> Path:
+def _checkpoint_path(folder: RunFolder, which: str | int) -> Path:
+    if isinstance(which, int):
+        if (path := folder.kept(which)).exists():
+            return path
+        kept = ", ".join(map(str, folder.kept_updates()))
+        raise UserError(
+            f"{folder.path}: kept no weights after {which} updates: "
+            + (f"take one of {kept}" if kept else "take best, selected or last; --keep and --keep-every keep more")
+        )
     paths = {"best": folder.best, "selected": folder.selected, "last": folder.last}
     if which not in paths:
-        raise UserError(f"there is no checkpoint {which!r}: take best, selected (chosen without scores) or last")
+        raise UserError(
+            f"there is no checkpoint {which!r}: take best, selected (chosen without scores), last, or the number of "
+            "updates of a kept one"
+        )
     if not paths[which].exists():
         others = [name for name, path in paths.items() if path.exists()]
         if not others:
@@ -262,7 +279,7 @@ def _updates(made: Json, num_members: int) -> list[int]:
 
 def load_policy(
     run: str | Path,
-    checkpoint: Checkpoint = "best",
+    checkpoint: Checkpoint | int = "best",
     *,
     member: int = 0,
     action_choice: str | None = None,
@@ -270,7 +287,8 @@ def load_policy(
 ) -> Policy:
     """The policy of one member of a run, by default from its best checkpoint (the one with the highest mean return).
 
-    A run without scores has none: take "selected", the checkpoint with the lowest `selection/loss`, or "last".
+    A run without scores has none: take "selected", the checkpoint with the lowest `selection/loss`, "last", or the
+    number of updates of one that was kept (`keep`, `keep_every`).
     `action_choice` overrides how it acts (sample, softmax_q, argmax_q); `seed` fixes its draws. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)

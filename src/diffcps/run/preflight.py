@@ -19,11 +19,13 @@ from diffcps.data.actions import Box
 from diffcps.data.summary import episode_returns
 from diffcps.envs.make import EnvironmentSizes, boxes, make_environment
 from diffcps.evaluation.rollout import check_time_limit, success_of
+from diffcps.optim import without_memory
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import RunRecord
+from diffcps.records.settings import Settings
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Program
-from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Need, UserError
+from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Need, Tree, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -40,6 +42,7 @@ def preflight(record: RunRecord) -> None:
     """Raises `UserError` for what would fail later in a run, but for the disk (`check_disk`). Nothing is written."""
     check_seeds("seeds", max(record.settings.seeds))
     check_seeds("eval_seed plus episodes", record.settings.eval_seed + record.settings.episodes - 1)
+    check_keep(record.settings)
     check_reference(record)
     if record.environment is not None:
         check_environment(record.environment, record.spec.observation_size, record.settings.eval_seed)
@@ -49,6 +52,15 @@ def check_seeds(name: str, largest: int) -> None:
     """The largest of some seeds, of members or of episodes, which start at 0."""
     if largest > MAX_SEED:
         raise UserError(f"{name}: seed {largest} is too large, it must be {MAX_SEED} or less")
+
+
+def check_keep(settings: Settings) -> None:
+    """Weights are kept where there is an evaluation."""
+    if settings.keep_every % settings.eval_every:
+        raise UserError(
+            f"keep_every = {settings.keep_every} is no multiple of eval_every = {settings.eval_every}: weights are "
+            "kept at evaluations"
+        )
 
 
 def check_reference(record: RunRecord) -> None:
@@ -61,11 +73,12 @@ def check_reference(record: RunRecord) -> None:
         raise UserError(f"{record.dataset.source}: {error}; correct ref_min_score and ref_max_score") from None
 
 
-def check_disk(program: Program, folder: RunFolder) -> None:
+def check_disk(program: Program, folder: RunFolder, settings: Settings) -> None:
     """Room for the checkpoints that are not there yet, and for one more while it is written."""
     state = jax.eval_shape(program.init)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    needed = size * (1 + sum(not path.exists() for path in (folder.last, folder.best, folder.selected)))
+    needed = _size(state) * (1 + sum(not path.exists() for path in (folder.last, folder.best, folder.selected)))
+    kept = settings.kept(range(settings.eval_every, settings.updates + 1, settings.eval_every))
+    needed += _size(without_memory(state)) * sum(not folder.kept(update).exists() for update in kept)
     there = next(place for place in (folder.path.absolute(), *folder.path.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -73,6 +86,11 @@ def check_disk(program: Program, folder: RunFolder) -> None:
             f"{folder.path}: the checkpoints need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free there: make "
             "room, or choose another --out"
         )
+
+
+def _size(state: Tree) -> int:
+    """Bytes of all arrays."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:

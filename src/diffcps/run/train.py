@@ -22,6 +22,7 @@ from diffcps.data.summary import episode_returns
 from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.scores import Scores, four_scores, scores_of_the_same
+from diffcps.optim import without_memory
 from diffcps.presets import presets_of
 from diffcps.records import fields
 from diffcps.records.environment import environment_of, reference_of
@@ -44,7 +45,7 @@ from diffcps.run.progress import Display, Silent
 from diffcps.run.resolve import Given, Request, given_by, method_of, resolve
 from diffcps.run.start import fitted, initial_state, start_of
 from diffcps.storage import Json
-from diffcps.training import loop
+from diffcps.training import checkpoint, loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
 from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Reading, Tree, UserError
@@ -140,7 +141,7 @@ def run(
     program.check(dataset)
     rows = rows_to_diagnose(measured, program.episode_steps)
     program.starts(record.settings.updates)  # raises where a stage would have no update
-    check_disk(program, folder)
+    check_disk(program, folder, record.settings)
     goes_on = resume and folder.last.exists()
     initial = None
     if record.init_from is not None and not goes_on:
@@ -220,6 +221,8 @@ def _fit(
         for boundary in loop.advance(program, training, lengths, waiting):
             due = lengths.evaluates_at(training.update)
             _log(boundary, program.members, training, folder, display)
+            if due:
+                _keep_weights(folder, training, record.settings)
             if due or stop_requested() or not training.alive.any():
                 loop.save(program, training, folder.last, lengths.updates)
             if due and training.alive.any():
@@ -228,6 +231,20 @@ def _fit(
                 raise Interrupted(training.update)
     if not training.alive.any():
         raise UserError("; ".join(training.stopped.values()) + ": no member is left to train")
+
+
+def _keep_weights(folder: RunFolder, training: Training, settings: Settings) -> None:
+    """Writes the weights at an evaluation if they are to be kept, and deletes those that are not kept any more.
+
+    They are written before the state that a run goes on from: what a kill leaves behind is then made again.
+    """
+    evaluated = [*folder.kept_updates(), training.update]
+    kept = settings.kept(evaluated)
+    if training.update in kept:
+        checkpoint.save(folder.kept(training.update), without_memory(training.state), {"update": training.update})
+    for made in evaluated:
+        if made not in kept:
+            folder.kept(made).unlink(missing_ok=True)
 
 
 def _all_played(evaluations: Sequence[Evaluation], training: Training) -> bool:
