@@ -69,6 +69,19 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
+def test_what_a_stage_computes_before_its_first_update_is_named(clock: Clock) -> None:
+    console, run = log(), record(100)
+    with Live(console) as live:
+        live.start(run, 0, {})
+        clock.now = 2 * progress.LINE_SECONDS
+        live.preparing(2, 5)
+        clock.now *= 2
+        live.waiting()
+    told = written(console)
+    assert "0 of 100 updates; before stage 2 of 5, what it needs is computed for all rows" in told
+    assert told.rstrip().endswith("0 of 100 updates; compiling")
+
+
 def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     display, run = Silent(), record(10)
     display.start(run, 0, {})

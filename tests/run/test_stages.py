@@ -154,6 +154,15 @@ def test_labels_that_are_not_kept_are_made_again_after_a_resume(dataset, tmp_pat
         assert training.state.first.tolist() == [50.0, 50.0]
 
 
+def test_a_stage_that_computes_for_long_before_its_first_update_says_so(dataset, monkeypatch):
+    algorithm, waits, told = without_labels(), iter((False, False, True)), []
+    program = Program(lambda swept: algorithm, expand([0], {}), dataset)
+    monkeypatch.setattr(loop, "_are_ready", lambda arrays: next(waits))
+    lengths = loop.Lengths(updates=8, eval_every=8, log_every=4)
+    list(loop.advance(program, loop.begin(program), lengths, lambda update: None, told.append))
+    assert told == [0, 0]  # of the one stage, and not again where it goes on
+
+
 # --- Stopping between and within stages ---
 
 SETTINGS = Settings(updates=48, eval_every=16, log_every=4, seeds=(0, 1))

@@ -106,6 +106,10 @@ class Together:
         for display in self._displays:
             display.start(record, update, best)
 
+    def preparing(self, stage: int, stages: int) -> None:
+        for display in self._displays:
+            display.preparing(stage, stages)
+
     def waiting(self) -> None:
         for display in self._displays:
             display.waiting()

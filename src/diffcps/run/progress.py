@@ -40,6 +40,10 @@ class Display(Protocol):
         """Training begins after `update` updates, with the best scores so far by member (both of before a resume)."""
         ...
 
+    def preparing(self, stage: int, stages: int) -> None:
+        """A stage, counted from 1, computes what it needs for all rows before its first update: time to draw."""
+        ...
+
     def waiting(self) -> None:
         """The device is busy: time to draw."""
         ...
@@ -67,6 +71,9 @@ class Silent:
     def start(self, record: RunRecord, update: int, best: Mapping[int, float]) -> None:
         for warning in record.dataset.account.warnings:
             self.note(f"{record.dataset.source}: {warning}")
+
+    def preparing(self, stage: int, stages: int) -> None:
+        pass
 
     def waiting(self) -> None:
         pass
@@ -132,7 +139,12 @@ class Live:
             self._live = rich.live.Live(self._render(), console=self._console, auto_refresh=False)
             self._live.start(refresh=True)
 
+    def preparing(self, stage: int, stages: int) -> None:
+        self._doing = f"before stage {stage} of {stages}, what it needs is computed for all rows"
+        self._show()
+
     def waiting(self) -> None:
+        self._doing = "training" if self._measurements else "compiling"
         self._show()
 
     def logged(self, update: int, rows: Sequence[Measurement]) -> None:

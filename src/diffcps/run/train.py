@@ -216,9 +216,12 @@ def _fit(
                 told = True
                 display.note(f"stopping after update {update}, to save; Ctrl-C once more stops at once")
 
+        def preparing(stage: int) -> None:
+            display.preparing(stage + 1, program.num_stages)
+
         if missing:
             evaluate()
-        for boundary in loop.advance(program, training, lengths, waiting):
+        for boundary in loop.advance(program, training, lengths, waiting, preparing):
             due = lengths.evaluates_at(training.update)
             _log(boundary, program.members, training, folder, display)
             if due:

@@ -117,12 +117,17 @@ def save(program: Program, training: Training, path: Path, updates: int) -> None
 
 
 def advance(
-    program: Program, training: Training, lengths: Lengths, waiting: Callable[[int], None]
+    program: Program,
+    training: Training,
+    lengths: Lengths,
+    waiting: Callable[[int], None],
+    preparing: Callable[[int], None] = lambda stage: None,
 ) -> Iterator[Boundary]:
     """Trains to `lengths.updates`, in place, and yields at each boundary.
 
     While the device works towards a boundary, `waiting(update)` is called with it, every 20 ms: the host stays free to
-    draw, and to hear Ctrl-C. Ends early when no member is left.
+    draw, and to hear Ctrl-C. So is `preparing(stage)` while a stage computes what it begins with. Ends early when no
+    member is left.
     """
     starts = program.starts(lengths.updates)
     while training.update < lengths.updates and training.alive.any():
@@ -130,7 +135,11 @@ def advance(
         started = time.perf_counter()
         stage = bisect_right(starts, first) - 1
         if first == starts[stage]:
-            training.state, training.labels = program.begin(training.state, training.labels, training.alive, stage)
+            begun = program.begin(training.state, training.labels, training.alive, stage)
+            while not _are_ready(begun):
+                time.sleep(0.02)
+                preparing(stage)
+            training.state, training.labels = begun
         training.state, alive, metrics = program.advance(
             training.state, training.alive, first, last, training.labels, stage
         )
@@ -145,6 +154,11 @@ def advance(
         training.update, training.alive = last, np.asarray(alive)
         diverged = [training.stopped[member.index] for member in gone]
         yield Boundary(measured, (last - first) / seconds, diverged)
+
+
+def _are_ready(arrays: Tree) -> bool:
+    """Whether the device has computed them all."""
+    return all(array.is_ready() for array in jax.tree.leaves(arrays))
 
 
 def _whole(state: Tree, labels: Tree) -> dict[str, Tree]:

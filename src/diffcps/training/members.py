@@ -135,12 +135,11 @@ class Program:
     def begin(self, state: Tree, labels: Tree, alive: np.ndarray | jax.Array, stage: int) -> tuple[Tree, Tree]:
         """Begins a stage (by its number) with the state and labels that the one before left.
 
-        The state of a member that is not alive stays as it is.
+        The state of a member that is not alive stays as it is. Returns at once, while the device computes.
         """
-        new, labels = _begin(
-            self._make, self.first_like(stage), state, labels, self._swept, self._dataset, self._key_begin, stage
-        )
-        return self.place(_where(jnp.asarray(alive), new, state)), self.place(labels)
+        number, key = self.first_like(stage), self._key_begin
+        begun = _begin(self._make, number, state, alive, labels, self._swept, self._dataset, key, stage)
+        return self.place(begun)
 
     @property
     def shares(self) -> list[float]:
@@ -205,12 +204,13 @@ def _boundaries(shares: np.ndarray, updates: int) -> list[int]:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _begin(make, number, state, labels, swept, dataset, key, stage):
+def _begin(make, number, state, alive, labels, swept, dataset, key, stage):
     def begin_member(state, labels, swept, key):
         labelled = dataclasses.replace(dataset, labels=labels)
         return make(swept).stages[number].begin(state, labelled, jax.random.fold_in(key, stage))
 
-    return jax.vmap(begin_member)(state, labels, swept, key)
+    new, labels = jax.vmap(begin_member)(state, labels, swept, key)
+    return _where(alive, new, state), labels
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
