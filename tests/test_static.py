@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "simulator": {"data", "envs"} | FILES_AND_PICTURES,
     "presets": {"types"},
     "records": BELOW_RECORDS,
-    "run": BELOW_RUN,
+    "run": BELOW_RUN | {"optim"},
     "study": BELOW_RUN | {"run"},
     "paper": BELOW_PAPER | {"study"},
     "cli": BELOW_PAPER | {"paper", "study", "__init__"},

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             _refuse_unknown(options, unknown)
         with warnings_in_one_line():
-            if "compile_cache" in options:
+            if hasattr(options, "compile_cache"):
                 keep_compiled(options.compile_cache)
             options.command(options)
         return 0
