@@ -37,8 +37,7 @@ def folder(tmp_path_factory) -> RunFolder:
     [(0, 0, []), (1, 0, [11]), (2, 0, [10, 11]), (9, 0, list(EVALUATED)), (0, 4, [4, 8]), (2, 4, [4, 8, 10, 11])],
 )
 def test_which_are_kept(keep, keep_every, kept):
-    settings = Settings(keep=keep, keep_every=keep_every)
-    assert settings.kept(EVALUATED) == kept and settings.keeps_weights == bool(kept)
+    assert Settings(keep=keep, keep_every=keep_every).kept(EVALUATED) == kept
 
 
 def test_a_run_keeps_them_and_no_others(folder):
@@ -70,10 +69,7 @@ def test_they_are_evaluated_under_their_number(folder, capsys):
     ("which", "line"),
     [
         ("6", "kept no weights after 6 updates: take one of 4, 8, 10, 11"),
-        (
-            "first",
-            "argument --checkpoint: first is neither best, selected, last nor the number",
-        ),
+        ("first", "argument --checkpoint: first is neither best, selected, last nor the number"),
     ],
 )
 def test_others_are_refused_with_those_that_there_are(folder, which, line, capsys):
@@ -99,8 +95,7 @@ def test_the_disk_must_hold_them(folder, monkeypatch, tmp_path):
     from diffcps.run.policy import load_run
 
     program = load_run(folder.path, "last").program
-    sizes = {path: path.stat().st_size for path in (folder.last, folder.kept(8))}
-    room = 4.5 * sizes[folder.last]
+    room = 4.5 * folder.last.stat().st_size
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=room))
     new = RunFolder(tmp_path / "new")
     check_disk(program, new, Settings(updates=20, eval_every=2))

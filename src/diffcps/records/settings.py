@@ -48,11 +48,6 @@ class Settings:
     keep_every: Count = 0
     """Updates between evaluations whose weights are kept for good, a multiple of `eval_every`; 0: none."""
 
-    @property
-    def keeps_weights(self) -> bool:
-        """Whether anything but the chosen checkpoints and the last one is kept."""
-        return self.keep > 0 or self.keep_every > 0
-
     def kept(self, evaluated: Sequence[int]) -> list[int]:
         """The evaluations whose weights are kept, of those so far (by their updates, in order)."""
         last = list(evaluated[-self.keep :]) if self.keep else []
