@@ -164,7 +164,7 @@ def test_a_figure_is_trained_reported_and_drawn(tmp_path):
 
 def test_table_5_has_the_papers_numbers_beside_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "_seconds", lambda name, task_id: 0.001 * len(name) + 0.01 * ("antmaze" in task_id))
-    paths = runtime.table5(tmp_path, lambda text: None)
+    paths = runtime.table5(tmp_path / "new" / "folder", lambda text: None)
     table = paths[0].read_text()
     assert "| diffcps | Locomotion | 7.00 | 7.68 |" in table and "| sfbc | AntMaze | 14.00 | 10.53 |" in table
     assert "RTX 3050" in table and paths[1].read_text().count("\n") == 7

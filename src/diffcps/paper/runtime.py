@@ -60,7 +60,8 @@ def _seconds(name: str, task_id: str) -> float:
 
 
 def table5(out: Path, say: Callable[[str], None]) -> list[Path]:
-    """Writes `table5.md` and `table5.csv` in the folder `out` and returns their paths."""
+    """Writes `table5.md` and `table5.csv` in the folder `out`, made where it is missing, and returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     rows = list(runtimes(say))
     lines = [
         "# Seconds for 1,000 updates (DiffCPS, Table 5)",
