@@ -8,6 +8,7 @@ import pytest
 
 from diffcps.algorithms import diffcps
 from diffcps.evaluation.scores import Score, Scores
+from diffcps.records import fields
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import Evaluation, Measurement, MemberScores, Played, RunRecord, Summary, differences
 from diffcps.records.settings import Settings
@@ -79,7 +80,20 @@ def test_records_come_back(tmp_path):
 def test_runs_of_earlier_versions_are_read_without_what_they_do_not_say():
     content = record_of(settings=Settings(env=HOPPER, seeds=(0, 3), updates=100, also_act=("sample",))).to_json()
     assert RunRecord.from_json(content).settings.also_act == ("sample",)
-    old = {name: value for name, value in content.items() if name not in ("also_act", "validation")}
+    first = {
+        "env",
+        "env_kwargs",
+        "max_episode_steps",
+        "updates",
+        "eval_every",
+        "log_every",
+        "episodes",
+        "eval_seed",
+        "seeds",
+    }
+    added = set(fields.field_types(Settings)) - first
+    assert added >= {"validation", "also_act", "keep", "keep_every"}
+    old = {name: value for name, value in content.items() if name not in added}
     assert RunRecord.from_json(old) == record_of()
 
 

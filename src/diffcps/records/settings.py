@@ -36,7 +36,6 @@ class Settings:
     """Episode e of an evaluation starts from seed `eval_seed` + e."""
     seeds: tuple[int, ...] = (0,)
     """Seeds, trained together; with swept fields every combination is trained with every seed."""
-
     validation: Share = 0.0
     """Share of the episodes that are held out of the training, for `selection/loss` and the other diagnostics."""
     also_act: tuple[str, ...] = ()
