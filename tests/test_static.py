@@ -41,9 +41,10 @@ MAY_IMPORT = {
     "presets": {"types"},
     "records": BELOW_RECORDS,
     "run": BELOW_RUN | {"optim"},
+    "ope": BELOW_RUN | {"run", "rl", "networks", "optim"},
     "study": BELOW_RUN | {"run"},
     "paper": BELOW_PAPER | {"study"},
-    "cli": BELOW_PAPER | {"paper", "study", "__init__"},
+    "cli": BELOW_PAPER | {"paper", "study", "ope", "__init__"},
     "__init__": BELOW_RUN | {"run"},
 }
 

@@ -154,5 +154,5 @@ def claim(path: Path, content: Mapping[str, Json]) -> None:
     if different:
         raise UserError(
             f"{path.parent}: holds a run with another {different[0]} ({stored.get(different[0])}, asked for "
-            f"{content[different[0]]}); remove it or collect elsewhere"
+            f"{content[different[0]]}); remove it or choose another folder"
         )

@@ -1,0 +1,90 @@
+"""diffcps ope."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from diffcps.cli.compiled import add_flag
+from diffcps.cli.console import Commands, complain, say, show
+from diffcps.cli.flags import add_flags, given_fields
+from diffcps.records import fields
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    from diffcps.ope import fqe
+    from diffcps.ope.estimate import Settings
+
+    summary = "what policies are worth, from logged data alone: fitted Q evaluation of the checkpoints of runs"
+    command = commands.add_parser("ope", help=summary, description=summary, allow_abbrev=False)
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, on data of one task")
+    command.add_argument("--dataset", metavar="FILE|FOLDER|ID|TASK", help="the data to judge on [those of the runs]")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="what is found, and goes on [RUN/ope; of several: runs/ope]"
+    )
+    add_flags(command.add_argument_group("what is judged, and on how much"), Settings)
+    add_flags(command.add_argument_group("how a value is fitted"), fqe.Config)
+    add_flag(command)
+    command.set_defaults(command=_ope, parser=command)
+
+
+def _ope(options: argparse.Namespace) -> None:
+    from diffcps.ope import fqe
+    from diffcps.ope.estimate import RESULT_FILE, Settings, judge
+    from diffcps.ope.report import lines, markdown, ope_table, save_ope_figure
+    from diffcps.storage import check_ours, write_atomically
+    from diffcps.training.loop import Interrupted
+
+    runs: list[Path] = options.runs
+    out: Path = options.out or (runs[0] / "ope" if len(runs) == 1 else Path("runs/ope"))
+    check_ours(out / RESULT_FILE)
+    settings = fields.build(Settings, given_fields(options, Settings))
+    config = fields.build(fqe.Config, given_fields(options, fqe.Config))
+    try:
+        with Bar() as bar:
+            found = judge(runs, out, options.dataset, settings, config, progress=bar)
+    except Interrupted:
+        sys.exit(complain("stopped, and saved; the same command goes on", 130))
+    show(ope_table(found))
+    for line in lines(found):
+        say(line)
+    write_atomically(out / "ope.md", markdown(found).encode())
+    save_ope_figure(found, out / "ope.png")
+    say(f"all of it: {out / RESULT_FILE} {out / 'ope.md'} {out / 'ope.png'}")
+
+
+class Bar:
+    """A bar with the time left on a terminal, elsewhere a line at the start of each part."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._console = Console(stderr=True)
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = None
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, words: str, total: int) -> None:
+        self._task = self._bar.add_task(words, total=total)
+        if not self._console.is_terminal:
+            self.note(f"{words}: {total:,}")
+
+    def advance(self, count: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, count)
+
+    def note(self, words: str) -> None:
+        self._console.print(words, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Off-policy evaluation: what trained policies are worth, from logged data alone."""
