@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
+from diffcps.training.loop import prepared
 from diffcps.training.members import Member, Program
-from diffcps.types import Dataset, DatasetInfo, NetObservation, Spec
+from diffcps.types import Dataset, DatasetInfo, NetObservation, Spec, Stage
 
 # --- Random data ---
 
@@ -64,6 +65,14 @@ def dataset_of(observation, action, reward, next_observation, terminal, timeout=
         timeout=jnp.zeros(len(terminal), bool) if timeout is None else jnp.asarray(timeout, bool),
         info=DatasetInfo(source="a problem with a known answer", sha256=""),
     )
+
+
+def begun(stage: Stage[Any], state: Any, dataset: Dataset, key: jax.Array) -> tuple[Any, Any]:
+    """The stage begins, with what it needs of the rows computed for all at once."""
+    if stage.for_rows is not None:
+        of_rows = stage.for_rows(state, dataset, jnp.arange(dataset.size), jax.random.clone(key))
+        dataset = dataclasses.replace(dataset, labels=of_rows)
+    return stage.begin(state, dataset, key)
 
 
 class Training:
@@ -118,7 +127,8 @@ class Staged(Training):
         self.states = [jax.tree.map(np.array, self.state)]
         labels, alive = (), jnp.ones(len(swept), bool)
         for stage, (first, last) in enumerate(pairwise([*self.program.starts(updates), updates])):
-            self.state, labels = self.program.begin(self.state, labels, alive, stage)
+            of_rows = prepared(self.program, self.state, labels, stage)
+            self.state, labels = self.program.begin(self.state, of_rows, alive, stage)
             self.labels.append(jax.tree.map(np.array, labels))
             self.state, alive, _ = self.program.advance(self.state, alive, first, last, labels, stage)
             self.states.append(jax.tree.map(np.array, self.state))

@@ -280,6 +280,11 @@ class Stage(Generic[State]):
     `begin(state, dataset, key)` hands over: it takes the state that the stage before left (and `dataset.labels`, what
     that one had computed for the rows) and returns the state to start from and the labels that `batch` finds in
     `dataset.labels`: arrays with a row for each transition, or what else its batches are drawn from.
+
+    What takes long for many rows goes into `for_rows(state, rows, index, key)`: arrays with a row for each of `rows`,
+    whose places in the dataset are `index`, from those rows alone. It is called for a piece of the dataset at a time,
+    so that it can be watched and broken off; `begin` then finds the whole in `dataset.labels`, in the place of what the
+    stage before had computed.
     """
 
     share: int | float
@@ -287,6 +292,7 @@ class Stage(Generic[State]):
     batch: Callable[[Dataset, Key], Batch]
     update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
     begin: Callable[[State, Dataset, Key], tuple[State, Tree]] = begin_as_it_is
+    for_rows: Callable[[State, Dataset, Int[Array, " n"], Key], Tree] | None = None
     keep: bool = False
     """Whether the labels are saved with a checkpoint. Without, a resumed run has `begin` make them again from the state
     as it is by then: right only where they depend on nothing that the stage moves."""

@@ -461,6 +461,8 @@ def abstract_updates(name: str) -> list[tuple[Any, Any, dict[str, Any]]]:
     key = jax.eval_shape(jax.random.key, 0)
     state, labels, updates = jax.eval_shape(algorithm.init, key), (), []
     for stage in stages_of(algorithm):
+        if stage.for_rows is not None:
+            labels = jax.eval_shape(stage.for_rows, state, dataset(), jnp.arange(dataset().size), key)
         begun, labels = jax.eval_shape(stage.begin, state, dataclasses.replace(dataset(), labels=labels), key)
         batch = jax.eval_shape(stage.batch, dataclasses.replace(dataset(), labels=labels), key)
         new, metrics = jax.eval_shape(stage.update, begun, batch, key, jnp.asarray(0))

@@ -16,6 +16,7 @@ from diffcps.types import Dataset, DatasetInfo
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, recorded, state_with
 from tests.golden.weights import distance, ensemble, mlp
+from tests.problems import begun
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,7 +54,7 @@ def two_rounds(config: sfbc.Config) -> list[tuple[Critic, jax.Array, jax.Array, 
     chosen = jnp.split(jnp.asarray(ARRAYS["steps/rows"]), [UPDATES[0]])
     found = []
     for stage, indices in zip(algorithm.stages[1:], chosen, strict=True):
-        state, labels = stage.begin(state, dataset, key)
+        state, labels = begun(stage, state, dataset, key)
 
         def body(state, batch, stage=stage):
             state, metrics = stage.update(state, batch, key, jnp.asarray(0))
@@ -130,7 +131,7 @@ def test_small_departures_show(monkeypatch):
         state = state_with(algorithm, critic=critic_of("after_round_1"), initial_critic=critic_of("before"))
         mean, std = jnp.asarray(ARRAYS["round_1/mean_std"], jnp.float32)
         state = state._replace(return_mean=mean, return_std=std)
-        return algorithm.stages[2].begin(state, rows(), jax.random.key(0))[1]
+        return begun(algorithm.stages[2], state, rows(), jax.random.key(0))[1]
 
     def error(*values: float) -> float:
         return np.max(np.abs(planned(*map(jnp.float32, values)) - ARRAYS["round_2/target"]))

@@ -18,7 +18,7 @@ from diffcps.algorithms import qgpo
 from diffcps.diffusion.vp_sde import alpha_and_std
 from diffcps.policies.score import even_chain, sample_chain
 from diffcps.types import Algorithm, Dataset, Spec, UserError
-from tests.problems import MODES, NUM_ACTIONS, SPREAD, dataset_of, near_a_mode
+from tests.problems import MODES, NUM_ACTIONS, SPREAD, begun, dataset_of, near_a_mode
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def advanced(stage: int, values: Mapping[str, jax.Array], state: qgpo.State, lab
 def cloned() -> tuple[qgpo.State, qgpo.Support]:
     """The behaviour model after its stage, and the support actions that the next one begins with."""
     state = advanced(0, {}, jax.jit(make({}).init)(jax.random.key(0)), ())
-    return jax.jit(lambda state: make({}).stages[1].begin(state, rows(), jax.random.key(1)))(state)
+    return jax.jit(lambda state: begun(make({}).stages[1], state, rows(), jax.random.key(1)))(state)
 
 
 @cache

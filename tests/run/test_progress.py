@@ -74,10 +74,15 @@ def test_what_a_stage_computes_before_its_first_update_is_named(clock: Clock) ->
     with Live(console) as live:
         live.start(run, 0, {})
         clock.now = 2 * progress.LINE_SECONDS
-        live.preparing(2, 5)
+        live.preparing(2, 5, 0, 0)
+        for done in (0, 100, 200):
+            clock.now += 100.0
+            live.preparing(3, 5, done, 1000)
         clock.now *= 2
         live.waiting()
     told = written(console)
+    assert "before stage 3 of 5, what it needs is computed for 1,000 rows, 0 done" in told
+    assert "200 done, 0:13:20 left" in told  # a row a second
     assert "0 of 100 updates; before stage 2 of 5, what it needs is computed for all rows" in told
     assert told.rstrip().endswith("0 of 100 updates; compiling")
 

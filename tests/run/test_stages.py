@@ -1,6 +1,8 @@
 """A training in stages: when they begin, what they hand over, and that stopping between them changes nothing."""
 
 import dataclasses
+import os
+import signal
 from typing import NamedTuple
 
 import jax
@@ -14,9 +16,10 @@ from diffcps.algorithms import awr, sfbc
 from diffcps.records.settings import Settings
 from diffcps.run.progress import Silent
 from diffcps.run.train import train
-from diffcps.training import loop
+from diffcps.training import loop, members
 from diffcps.training.members import Program, expand
 from diffcps.types import Algorithm, Dataset, DatasetInfo, Stage
+from tests.problems import begun
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROWS = 48
@@ -159,8 +162,76 @@ def test_a_stage_that_computes_for_long_before_its_first_update_says_so(dataset,
     program = Program(lambda swept: algorithm, expand([0], {}), dataset)
     monkeypatch.setattr(loop, "_are_ready", lambda arrays: next(waits))
     lengths = loop.Lengths(updates=8, eval_every=8, log_every=4)
-    list(loop.advance(program, loop.begin(program), lengths, lambda update: None, told.append))
-    assert told == [0, 0]  # of the one stage, and not again where it goes on
+    list(loop.advance(program, loop.begin(program), lengths, lambda update: None, lambda *of: told.append(of)))
+    assert told == [(0, 0, 0)] * 2  # of the one stage, and not again where it goes on
+
+
+# --- What a stage needs of the rows, a piece after the other ---
+
+
+def summing() -> Algorithm[Count]:
+    """One stage that labels each row with a draw of its own, after its place, and counts their sum."""
+
+    def for_rows(state, rows, index, key):
+        noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i)))(index)
+        return {"place": index, "noise": noise, "seen": rows.observation[:, 0]}
+
+    def begin(state, dataset, key):
+        return state._replace(second=jnp.sum(dataset.labels["noise"])), dataset.labels
+
+    def update(state, batch, key, index):
+        return state._replace(first=state.first + 1), {"first/label": jnp.mean(batch["noise"])}
+
+    rest = counting()
+    stage = Stage(1, lambda dataset, key: dataset.labels, update, begin, for_rows, keep=True)
+    return Algorithm(rest.init, (stage,), rest.act, rest.diagnose)
+
+
+@pytest.mark.parametrize(("piece", "starts"), [(48, [0]), (100, [0]), (16, [0, 16, 32]), (20, [0, 20, 28])])
+def test_pieces_are_the_rows(dataset, monkeypatch, piece, starts):
+    monkeypatch.setattr(members, "PIECE", piece)
+    algorithm = summing()
+    program = Program(lambda swept: algorithm, expand([0, 1], {}), dataset)
+    assert program.pieces(0) == starts
+    labels = loop.prepared(program, program.init(), (), 0)
+    np.testing.assert_array_equal(labels["place"], [np.arange(ROWS)] * 2)
+    np.testing.assert_array_equal(labels["seen"], [dataset.observation[:, 0]] * 2)
+    monkeypatch.setattr(members, "PIECE", ROWS)
+    whole = loop.prepared(Program(lambda swept: algorithm, expand([0, 1], {}), dataset), program.init(), (), 0)
+    np.testing.assert_array_equal(labels["noise"], whole["noise"])
+
+
+def test_pieces_are_read_again_and_a_checkpoint_has_the_whole(dataset, monkeypatch, tmp_path):
+    monkeypatch.setattr(members, "PIECE", 20)
+    algorithm, told = summing(), []
+    program = Program(lambda swept: algorithm, expand([0], {}), dataset)
+
+    def stopping(stage, done, total):
+        told.append((done, total))
+        if done == 20:
+            raise KeyboardInterrupt
+
+    lengths, pieces = loop.Lengths(updates=8, eval_every=8, log_every=4), tmp_path / "rows"
+    with pytest.raises(KeyboardInterrupt):
+        list(loop.advance(program, loop.begin(program), lengths, lambda update: None, stopping, pieces))
+    assert told == [(0, ROWS), (20, ROWS)] and [path.name for path in pieces.iterdir()] == ["0-0.safetensors"]
+    made, prepare = [], program.prepare
+
+    def noted(state, stage, start):
+        made.append(start)
+        return prepare(state, stage, start)
+
+    monkeypatch.setattr(program, "prepare", noted)
+    training = loop.begin(program)
+    list(loop.advance(program, training, lengths, lambda update: None, pieces=pieces))
+    assert set(made) == {0, 20, 28}  # of 0 the shapes alone
+    whole = loop.begin(program)
+    list(loop.advance(program, whole, lengths, lambda update: None))
+    assert whole.state.second.tolist() == training.state.second.tolist() != [0.0]
+    path = tmp_path / "last.safetensors"
+    loop.save(program, training, path, lengths.updates)
+    again = loop.resume(program, path, lengths.updates)
+    np.testing.assert_array_equal(again.labels["noise"], whole.labels["noise"])
 
 
 # --- Stopping between and within stages ---
@@ -216,6 +287,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, dataset, tmp_path
         assert files(out) == expected, update
 
 
+def test_a_run_that_is_stopped_among_the_rows_goes_on_as_if_nothing_had_happened(dataset, tmp_path, monkeypatch):
+    """SfBC's stage on planned values begins at 24; Ctrl-C comes after the first of three pieces."""
+    monkeypatch.setattr(members, "PIECE", 20)
+    config = dataclasses.replace(CONFIGS["sfbc"], rounds=2)
+    train(config, dataset, SETTINGS, out=tmp_path / "whole")
+
+    class Stopping(Silent):
+        def preparing(self, stage, stages, done, total):
+            if done:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(loop.Interrupted) as stop:
+        train(config, dataset, SETTINGS, out=tmp_path / "run", display=Stopping())
+    assert stop.value.update == 30
+    pieces = tmp_path / "run" / "checkpoints" / "rows"
+    assert "2-0.safetensors" in [path.name for path in pieces.iterdir()]
+    train(config, dataset, SETTINGS, out=tmp_path / "run", resume=True)
+    assert not pieces.exists() and files(tmp_path / "run") == files(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "says"),
     [("awr", {"discount": 1.0}, "below 1"), ("sfbc", {"num_candidates": 3}, "no more candidates can be averaged")],
@@ -242,7 +333,7 @@ def test_a_policy_is_read_from_a_checkpoint_with_labels(dataset, tmp_path):
 def labels_of(algorithm: Algorithm, dataset: Dataset, stage: int, state=None):
     on_device = jax.tree.map(jnp.asarray, dataset)
     state = algorithm.init(jax.random.key(0)) if state is None else state
-    return algorithm.stages[stage].begin(state, on_device, jax.random.key(1))
+    return begun(algorithm.stages[stage], state, on_device, jax.random.key(1))
 
 
 def test_awr_standardises_advantages_over_the_dataset(dataset):

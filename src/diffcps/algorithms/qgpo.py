@@ -172,11 +172,13 @@ def support_of(
     behaviour: ScoreUNet,
     frequency: Float[Array, " half"],
     chain: Chain,
-    dataset: Dataset,
+    rows: Dataset,
+    index: Int[Array, " n"],
     shape: tuple[int, int],
     key: Key,
 ) -> Support:
-    """Support actions of every row, `shape` = (how many, action size), a chunk of rows after the other."""
+    """Support actions of rows, `shape` = (how many, action size), a chunk after the other; a row's draws follow its
+    `index`."""
 
     def of_row(row: tuple[Int[Array, ""], Float[Array, " obs"], Float[Array, " obs"]]) -> Support:
         index, observation, next_observation = row
@@ -185,12 +187,11 @@ def support_of(
         action, next_action = sample_actions(behaviour, frequency, chain, both, noise)
         return Support(action, next_action)
 
-    rows = jnp.arange(dataset.size), dataset.observation, dataset.next_observation
-    return jax.lax.map(of_row, rows, batch_size=CHUNK)
+    return jax.lax.map(of_row, (index, rows.observation, rows.next_observation), batch_size=CHUNK)
 
 
 def support_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Support]:
-    """Begins the last stage with the support actions of the one before."""
+    """Begins a stage with the support actions that were computed for the rows, or that the stage before had."""
     return state, dataset.labels
 
 
@@ -313,8 +314,8 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
         behaviour, loss, _, norm = minimise(behaviour_optimiser, state.behaviour, behaviour_loss, *arguments)
         return state._replace(behaviour=behaviour), {"behaviour/loss": loss, "behaviour/grad_norm": norm}
 
-    def begin_critics(state: State, dataset: Dataset, key: Key) -> tuple[State, Support]:
-        return state, support_of(state.behaviour.model, state.frequency, chain, dataset, shape, key)
+    def support_of_rows(state: State, rows: Dataset, index: Int[Array, " n"], key: Key) -> Support:
+        return support_of(state.behaviour.model, state.frequency, chain, rows, index, shape, key)
 
     def update_both(state: State, batch: Supported, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
         data, support = batch
@@ -347,7 +348,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
         batch = transitions(rows)
         loss = behaviour_loss(*behaviour, batch, *draw(batch.action, key_behaviour))
         few = jax.tree.map(lambda array: array[:DIAGNOSED], rows)
-        action, next_action = support_of(*behaviour, chain, few, shape, key_support)
+        action, next_action = support_of(*behaviour, chain, few, jnp.arange(few.size), shape, key_support)
         data = transitions(few)
         target = critic_target(state.target_critic, data, next_action, config.alpha_q, config.discount)
         label = labels_of(state.target_critic, data.observation, action, config.alpha)
@@ -365,7 +366,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
     many = partial(sample_transitions, batch_size=config.behaviour_batch_size)
     stages = (
         Stage(config.behaviour_share, many, update_behaviour),
-        Stage(config.critic_share, supported, update_both, begin_critics, keep=True),
+        Stage(config.critic_share, supported, update_both, support_as_it_is, support_of_rows, keep=True),
         Stage(config.guidance_share, supported, update_guidance, support_as_it_is, keep=True),
     )
     return Algorithm(init, stages, act, diagnose)

@@ -62,7 +62,7 @@ TIMES = (1e-5, 1.0)
 SOLVER_ORDER = 3
 """Of DPM-Solver (authors' program)."""
 CHUNK = 256
-"""Observations for which candidate actions are drawn at once, while a stage begins."""
+"""Observations for which candidate actions are drawn at once, before a stage begins."""
 STD_FLOOR = 0.1
 """Returns are divided by at least this (authors' program)."""
 
@@ -153,10 +153,11 @@ def values(
     critic: Critic,
     chain: Chain,
     observation: Float[Array, "n obs"],
+    index: Int[Array, " n"],
     config: Config,
     key: Key,
 ) -> Float[Array, " n"]:
-    """V(s) over actions of the behaviour model, in units of the critic's returns."""
+    """V(s) over actions of the behaviour model, in units of the critic's returns; a row's draws follow its `index`."""
 
     def value(row: tuple[Int[Array, ""], Float[Array, " obs"]]) -> Scalar:
         index, observation = row
@@ -164,7 +165,7 @@ def values(
         _, q = candidates(behaviour, frequency, critic, chain, observation, config.support_actions, key_row)
         return softmax_value(q, config.planning_sharpness)
 
-    return jax.lax.map(value, (jnp.arange(len(observation)), observation), batch_size=CHUNK)
+    return jax.lax.map(value, (index, observation), batch_size=CHUNK)
 
 
 def mean_of_chosen(
@@ -222,10 +223,12 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
     def begin_with_logged_returns(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
         return begin_on(state, lambda_returns(dataset, jnp.zeros(dataset.size), config.discount, 1.0))
 
-    def begin_with_planned_returns(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
+    def values_of_rows(state: State, rows: Dataset, index: Int[Array, " n"], key: Key) -> Float[Array, " n"]:
         networks = state.actor.model, state.frequency, state.critic.model
-        value = values(*networks, chain, dataset.observation, config, key)
-        value = state.return_mean + state.return_std * value
+        return values(*networks, chain, rows.observation, index, config, key)
+
+    def begin_with_planned_returns(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
+        value = state.return_mean + state.return_std * dataset.labels
         return begin_on(state, planned_returns(dataset, value, config.discount))
 
     def update_critic(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
@@ -252,7 +255,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
     share = config.critic_share / config.rounds
     behaviour = Stage(config.actor_share, rows, update_actor)
     first = Stage(share, labelled, update_critic, begin_with_logged_returns, keep=True)
-    further = Stage(share, labelled, update_critic, begin_with_planned_returns, keep=True)
+    further = Stage(share, labelled, update_critic, begin_with_planned_returns, values_of_rows, keep=True)
     return Algorithm(
         init,
         (behaviour, first, *[further] * (config.rounds - 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
         self.selected = self.path / "checkpoints" / "selected.safetensors"
+        self.pieces = self.path / "checkpoints" / "rows"
+        """What a stage has computed for the rows before its first update, until a checkpoint has it."""
 
     def kept(self, update: int) -> Path:
         """The weights of the evaluation after `update`, where they are kept."""
@@ -34,6 +37,10 @@ class RunFolder:
     def kept_updates(self) -> list[int]:
         """The evaluations whose weights are kept, in order."""
         return sorted(int(path.stem) for path in self.last.parent.glob("*.safetensors") if path.stem.isdecimal())
+
+    def forget_pieces(self) -> None:
+        """Drops what was computed for the rows: a checkpoint has it, or the stage has ended."""
+        shutil.rmtree(self.pieces, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:

@@ -106,9 +106,9 @@ class Together:
         for display in self._displays:
             display.start(record, update, best)
 
-    def preparing(self, stage: int, stages: int) -> None:
+    def preparing(self, stage: int, stages: int, done: int, total: int) -> None:
         for display in self._displays:
-            display.preparing(stage, stages)
+            display.preparing(stage, stages, done, total)
 
     def waiting(self) -> None:
         for display in self._displays:

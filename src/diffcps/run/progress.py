@@ -40,8 +40,9 @@ class Display(Protocol):
         """Training begins after `update` updates, with the best scores so far by member (both of before a resume)."""
         ...
 
-    def preparing(self, stage: int, stages: int) -> None:
-        """A stage, counted from 1, computes what it needs for all rows before its first update: time to draw."""
+    def preparing(self, stage: int, stages: int, done: int, total: int) -> None:
+        """A stage, counted from 1, computes before its first update what it needs, and has it for `done` of `total`
+        rows; `total` is 0 where it is one computation: time to draw."""
         ...
 
     def waiting(self) -> None:
@@ -72,7 +73,7 @@ class Silent:
         for warning in record.dataset.account.warnings:
             self.note(f"{record.dataset.source}: {warning}")
 
-    def preparing(self, stage: int, stages: int) -> None:
+    def preparing(self, stage: int, stages: int, done: int, total: int) -> None:
         pass
 
     def waiting(self) -> None:
@@ -114,6 +115,7 @@ class Live:
         self._episodes = 0
         self._rate = math.nan
         self._clock: tuple[int, float] | None = None
+        self._rows_clock: tuple[int, int, float] | None = None
         self._shown = time.monotonic()
 
     def __enter__(self) -> Live:
@@ -139,9 +141,20 @@ class Live:
             self._live = rich.live.Live(self._render(), console=self._console, auto_refresh=False)
             self._live.start(refresh=True)
 
-    def preparing(self, stage: int, stages: int) -> None:
-        self._doing = f"before stage {stage} of {stages}, what it needs is computed for all rows"
+    def preparing(self, stage: int, stages: int, done: int, total: int) -> None:
+        self._doing = f"before stage {stage} of {stages}, what it needs is computed for "
+        self._doing += f"{total:,} rows, {done:,} done{self._rows_left(stage, done, total)}" if total else "all rows"
         self._show()
+
+    def _rows_left(self, stage: int, done: int, total: int) -> str:
+        """How long the other rows will take, by the clock since the first that were done here."""
+        if self._rows_clock is None or self._rows_clock[0] != stage:
+            self._rows_clock = stage, done, time.monotonic()
+        _, first, then = self._rows_clock
+        if done == first:
+            return ""
+        left = (total - done) * (time.monotonic() - then) / (done - first)
+        return f", {timedelta(seconds=round(left))} left"
 
     def waiting(self) -> None:
         self._doing = "training" if self._measurements else "compiling"

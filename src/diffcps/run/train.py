@@ -216,18 +216,22 @@ def _fit(
                 told = True
                 display.note(f"stopping after update {update}, to save; Ctrl-C once more stops at once")
 
-        def preparing(stage: int) -> None:
-            display.preparing(stage + 1, program.num_stages)
+        def preparing(stage: int, done: int, total: int) -> None:
+            display.preparing(stage + 1, program.num_stages, done, total)
+            if total and stop_requested():
+                loop.save(program, training, folder.last, lengths.updates)
+                raise Interrupted(training.update)
 
         if missing:
             evaluate()
-        for boundary in loop.advance(program, training, lengths, waiting, preparing):
+        for boundary in loop.advance(program, training, lengths, waiting, preparing, folder.pieces):
             due = lengths.evaluates_at(training.update)
             _log(boundary, program.members, training, folder, display)
             if due:
                 _keep_weights(folder, training, record.settings)
             if due or stop_requested() or not training.alive.any():
                 loop.save(program, training, folder.last, lengths.updates)
+                folder.forget_pieces()
             if due and training.alive.any():
                 evaluate()
             if stop_requested() and training.update < lengths.updates:

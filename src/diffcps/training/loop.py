@@ -22,6 +22,9 @@ from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
 from diffcps.types import Tree
 
+Preparing = Callable[[int, int, int], None]
+"""`preparing(stage, done, total)`: a stage computes what it begins with, and has it for `done` of `total` rows; of none
+where it is one computation."""
 LARGE = 100.0
 """Rewards and observations above it in size are named where a member diverges."""
 
@@ -94,7 +97,8 @@ def resume(program: Program, path: Path, updates: int) -> Training:
     begun = bisect_left(starts, made)  # stages begun so far
     state, labels = training.state, ()
     for stage in range(begun):
-        _, labels = jax.eval_shape(partial(program.begin, stage=stage), state, labels, training.alive)
+        found = _shapes_of_rows(program, state, labels, stage)
+        _, labels = jax.eval_shape(partial(program.begin, stage=stage), state, found, training.alive)
     kept = labels if begun and program.keeps_labels(begun - 1) else ()
     saved, information = checkpoint.load(path, _whole(state, kept))
     labels, state = saved.pop("labels"), type(state)(**saved)
@@ -104,7 +108,8 @@ def resume(program: Program, path: Path, updates: int) -> Training:
     training.alive = np.array([member.index not in training.stopped for member in program.members])
     training.state, training.labels = program.place(state), program.place(labels)
     if begun and not program.keeps_labels(begun - 1):
-        _, training.labels = program.begin(training.state, (), training.alive, begun - 1)
+        of_rows = prepared(program, training.state, (), begun - 1)
+        _, training.labels = program.begin(training.state, of_rows, training.alive, begun - 1)
     return training
 
 
@@ -121,13 +126,14 @@ def advance(
     training: Training,
     lengths: Lengths,
     waiting: Callable[[int], None],
-    preparing: Callable[[int], None] = lambda stage: None,
+    preparing: Preparing = lambda stage, done, total: None,
+    pieces: Path | None = None,
 ) -> Iterator[Boundary]:
     """Trains to `lengths.updates`, in place, and yields at each boundary.
 
     While the device works towards a boundary, `waiting(update)` is called with it, every 20 ms: the host stays free to
-    draw, and to hear Ctrl-C. So is `preparing(stage)` while a stage computes what it begins with. Ends early when no
-    member is left.
+    draw, and to hear Ctrl-C. So is `preparing` while a stage computes what it begins with: it may raise, and what was
+    computed for the rows so far lies in the folder `pieces`, to go on from. Ends early when no member is left.
     """
     starts = program.starts(lengths.updates)
     while training.update < lengths.updates and training.alive.any():
@@ -135,10 +141,11 @@ def advance(
         started = time.perf_counter()
         stage = bisect_right(starts, first) - 1
         if first == starts[stage]:
-            begun = program.begin(training.state, training.labels, training.alive, stage)
+            of_rows = prepared(program, training.state, training.labels, stage, preparing, pieces)
+            begun = program.begin(training.state, of_rows, training.alive, stage)
             while not _are_ready(begun):
                 time.sleep(0.02)
-                preparing(stage)
+                preparing(stage, 0, 0)
             training.state, training.labels = begun
         training.state, alive, metrics = program.advance(
             training.state, training.alive, first, last, training.labels, stage
@@ -154,6 +161,51 @@ def advance(
         training.update, training.alive = last, np.asarray(alive)
         diverged = [training.stopped[member.index] for member in gone]
         yield Boundary(measured, (last - first) / seconds, diverged)
+
+
+def prepared(
+    program: Program,
+    state: Tree,
+    labels: Tree,
+    stage: int,
+    preparing: Preparing = lambda stage, done, total: None,
+    pieces: Path | None = None,
+) -> Tree:
+    """What a stage needs of all rows for its `begin`, a piece after the other; else `labels`, as they are.
+
+    Pieces that lie in the folder `pieces` are read from it, new ones are written there.
+    """
+    starts = program.pieces(stage)
+    if not starts:
+        return labels
+    found: list[Tree] = []
+    for done, start in enumerate(starts):
+        path = None if pieces is None else pieces / f"{stage}-{start}.safetensors"
+        if path is not None and path.exists():
+            piece, _ = checkpoint.load(path, jax.eval_shape(partial(program.prepare, stage=stage, start=start), state))
+        else:
+            piece = program.prepare(state, stage, start)
+            preparing(stage, start, program.rows)
+            while not _are_ready(piece):
+                time.sleep(0.02)
+                preparing(stage, start, program.rows)
+            piece = jax.tree.map(np.asarray, piece)
+            if path is not None:
+                path.parent.mkdir(exist_ok=True)
+                checkpoint.save(path, piece, {})
+        new = program.rows if done + 1 == len(starts) else starts[done + 1]
+        found.append(jax.tree.map(lambda array, new=new - start: array[:, :new], piece))
+    return program.place(jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found))
+
+
+def _shapes_of_rows(program: Program, state: Tree, labels: Tree, stage: int) -> Tree:
+    """The shapes of what `prepared` returns."""
+    if not program.pieces(stage):
+        return labels
+    piece = jax.eval_shape(partial(program.prepare, stage=stage, start=0), state)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], program.rows, *leaf.shape[2:]), leaf.dtype), piece
+    )
 
 
 def _are_ready(arrays: Tree) -> bool:

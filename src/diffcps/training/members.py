@@ -23,6 +23,9 @@ DIVERGENCE_LIMIT = 1e8
 """A member whose logged numbers exceed this in size has diverged, in units of the largest reward squared where that is
 above 1 (squared TD errors of sane runs stay below 1e5 of them)."""
 
+PIECE = 2048
+"""Rows for which a stage computes at once what it begins with."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -132,6 +135,31 @@ class Program:
         """Whether a checkpoint made in this stage must hold the labels."""
         return self._stages[stage].keep
 
+    def pieces(self, stage: int) -> list[int]:
+        """The first rows of the pieces for which `prepare` is to be called before the stage; none where it needs none.
+
+        The last piece reaches back into the one before it: all have the same size.
+        """
+        if self._stages[stage].for_rows is None:
+            return []
+        last = self.rows - self.piece_rows
+        return [*range(0, last, PIECE), last]
+
+    @property
+    def rows(self) -> int:
+        """Of the dataset."""
+        return self._dataset.size
+
+    @property
+    def piece_rows(self) -> int:
+        """Rows of a piece."""
+        return min(PIECE, self.rows)
+
+    def prepare(self, state: Tree, stage: int, start: int) -> Tree:
+        """What a stage needs of a piece of the rows, "members rows ..."; at once, while the device computes."""
+        number, size, data = self.first_like(stage), self.piece_rows, self._dataset
+        return _prepare(self._make, number, size, state, self._swept, data, self._key_begin, stage, start)
+
     def begin(self, state: Tree, labels: Tree, alive: np.ndarray | jax.Array, stage: int) -> tuple[Tree, Tree]:
         """Begins a stage (by its number) with the state and labels that the one before left.
 
@@ -201,6 +229,17 @@ def _init(make, swept, key):
 def _boundaries(shares: np.ndarray, updates: int) -> list[int]:
     """0, the update counts at which the stages after the first begin, and `updates`."""
     return [round(updates * before) for before in np.cumsum([0.0, *shares]) / shares.sum()]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _prepare(make, number, size, state, swept, dataset, key, stage, start):
+    index = start + jnp.arange(size)
+    rows = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, size), dataset)
+
+    def prepare_member(state, swept, key):
+        return make(swept).stages[number].for_rows(state, rows, index, jax.random.fold_in(key, stage))
+
+    return jax.vmap(prepare_member)(state, swept, key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffcps.training.loop import prepared
 from diffcps.training.members import Program
 from diffcps.types import Dataset, DatasetInfo, Spec, Tree
 
@@ -62,7 +63,9 @@ def time_stages(program: Program, calls: int = 3, seconds_per_call: float = 1.0)
         begun = 0.0
         for _ in range(2):  # the first time it is compiled
             started = time.perf_counter()
-            begun_with = jax.block_until_ready(program.begin(state, labels, alive, stage))
+            begun_with = jax.block_until_ready(
+                program.begin(state, prepared(program, state, labels, stage), alive, stage)
+            )
             begun = time.perf_counter() - started
         state, labels = begun_with
         same = [number for number, kind in enumerate(kinds) if kind == stage]
