@@ -1,0 +1,60 @@
+"""Sphinx's configuration of the documentation site; `build.py` beside it makes the tree of pages that it reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+
+HERE = Path(__file__).parent
+PYPROJECT = (HERE.parents[1] / "pyproject.toml").read_text()
+
+project = "diffcps"
+release = (re.search(r'^version = "(.*)"', PYPROJECT, re.MULTILINE) or ["", ""])[1]
+extensions = ["myst_parser"]
+root_doc = "index"
+highlight_language = "text"
+smartquotes = False  # two hyphens stay two: they are flags
+
+# Markdown as GitHub shows it: anchors of headings, and formulas between dollars or in a fence ```math.
+myst_heading_anchors = 4
+myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]
+
+# The reference: an argument to a line where a signature is long, and the last part of a name that leads somewhere.
+add_module_names = False
+maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
+python_use_unqualified_type_names = True
+
+html_theme = "sphinx_book_theme"
+html_title = "diffcps"
+html_static_path = [str(HERE / "static")]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_copyright = False
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_persistent": [],  # the search stands in the menu
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "use_source_button": False,
+}
+html_math_renderer = "mathml"
+
+
+def formula(translator, node: nodes.Element) -> None:
+    """MathML, which browsers draw by themselves: no program and no font is fetched."""
+    block = isinstance(node, nodes.math_block)
+    text = str(node.astext())
+    rendered = latex2mathml.tex2mathml(text, as_block=block)  # raises for what it does not know: the build fails
+    translator.body.append(f'<div class="math">{rendered}</div>' if block else rendered)
+    raise nodes.SkipNode
+
+
+def setup(app) -> None:
+    """Sphinx calls it."""
+    app.add_html_math_renderer("mathml", (formula, None), (formula, None))
