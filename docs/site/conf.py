@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from docutils.utils.math import MathError, latex2mathml
+from sphinx.util import logging
 
+MATHML = "{http://www.w3.org/1998/Math/MathML}"
+ElementTree.register_namespace("", MATHML.strip("{}"))
 HERE = Path(__file__).parent
 PYPROJECT = (HERE.parents[1] / "pyproject.toml").read_text()
 
@@ -49,10 +54,29 @@ html_math_renderer = "mathml"
 def formula(translator, node: nodes.Element) -> None:
     """MathML, which browsers draw by themselves: no program and no font is fetched."""
     block = isinstance(node, nodes.math_block)
-    text = str(node.astext())
-    rendered = latex2mathml.tex2mathml(text, as_block=block)  # raises for what it does not know: the build fails
-    translator.body.append(f'<div class="math">{rendered}</div>' if block else rendered)
+    try:
+        text = latex2mathml.tex2mathml(str(node.astext()), as_block=block)
+    except MathError as error:
+        logging.getLogger(__name__).warning(f"formula: {error}", location=node)
+        raise nodes.SkipNode from None
+    text = re.sub(r"&(?!amp;|lt;|gt;)\w+;", lambda name: html.unescape(name[0]), text)  # names that XML does not know
+    tree = ElementTree.fromstring(text)
+    for part in list(tree.iter(f"{MATHML}munderover")):
+        accent_beside_index(part)
+    rendered = ElementTree.tostring(tree, encoding="unicode")
+    translator.body.append(f'<div class="formula">{rendered}</div>' if block else rendered)
     raise nodes.SkipNode
+
+
+def accent_beside_index(part: ElementTree.Element) -> None:
+    """docutils puts the index of an accented letter below it, where sums have theirs."""
+    base, index, accent = part
+    if accent.get("stretchy") != "false":
+        return
+    part.tag = f"{MATHML}msub"
+    accented = ElementTree.Element(f"{MATHML}mover", accent="true")
+    accented.extend([base, accent])
+    part[:] = [accented, index]
 
 
 def setup(app) -> None:
