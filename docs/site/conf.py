@@ -41,7 +41,9 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # light or dark as the browser is
 html_theme_options = {
+    "footer_content_items": [],
     "navbar_persistent": [],  # the search stands in the menu
     "show_toc_level": 2,
     "use_download_button": False,
