@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test test-slow lint clean
+.PHONY: setup train test test-slow lint docs clean
 
 setup: .venv/.installed
 
@@ -27,5 +27,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# A warning, such as a link that leads nowhere, is an error.
+docs: .venv/.installed-docs
+	$(BIN)/python docs/site/build.py
+
+.venv/.installed-docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build

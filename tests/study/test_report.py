@@ -6,11 +6,9 @@ import csv
 import html
 import re
 import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow.parquet
@@ -24,6 +22,7 @@ from diffcps.study.plan import Cell
 from diffcps.study.report import write_report
 from diffcps.training.members import Member
 from diffcps.types import UserError
+from tests.browser import seen, with_chromium
 from tests.study.fakes import Fake, write_study
 
 PLAN = """
@@ -399,29 +398,10 @@ def test_rows_of_the_same_colour_have_other_dashes():
 # --- In a browser ---
 
 
-class Seen(NamedTuple):
-    """What a browser did with a page."""
-
-    console: list[str]
-    """Errors, and requests, which the page forbids itself."""
-    page: str
-    """As it stood in the end."""
-
-
-def seen(path: Path, profile: Path) -> Seen:
-    """Opens a file in headless Chromium."""
-    command = [
-        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"),
-        *("--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom", path.as_uri()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    return Seen([line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stdout)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@with_chromium
 def test_the_page_in_a_browser(out, page, tmp_path):
-    found = seen(out / "report.html", tmp_path / "profile")
+    found = seen((out / "report.html").as_uri(), tmp_path / "profile")
     assert found.console == []
     assert found.page.count('<button type="button">') == 2
     # the same with a request, an error, and all rows hidden: what is asserted above can fail
@@ -434,7 +414,7 @@ def test_the_page_in_a_browser(out, page, tmp_path):
     </script><img src="http://example.org/picture.png">"""
     other = tmp_path / "other.html"
     other.write_text(page.replace("</body>", f"{program}</body>"))
-    found = seen(other, tmp_path / "profile")
+    found = seen(other.as_uri(), tmp_path / "profile")
     assert any("http://example.org/picture.png" in line for line in found.console)
     assert any("told" in line for line in found.console)
     assert "<title>inline none</title>" in found.page
