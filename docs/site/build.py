@@ -21,13 +21,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SINGLE = ("CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff")
 FOLDERS = ("docs", "results", "benchmarks")
-KINDS = (".md", ".png")
+KINDS = (".md", ".png", ".ipynb")
 NAVIGATION = {
     "Start": ("Which method for which data <docs/index>", "docs/getting-started"),
     "Guides": (
-        *("docs/data", "docs/tasks", "docs/runs", "docs/studies", "docs/environments", "docs/mazes"),
+        *("docs/data", "docs/tasks", "docs/runs", "docs/ope", "docs/studies", "docs/environments", "docs/mazes"),
         *("docs/collecting", "docs/simulator-check", "docs/trifinger"),
     ),
+    "Tutorials": ("docs/tutorials/own_logs", "docs/tutorials/sweep_and_report", "docs/tutorials/new_method"),
     "Methods": ("docs/algorithms/diffcps", "docs/algorithms/*"),
     "The paper": ("docs/figures", "docs/theory"),
     "Results": ("Overview <results/README>", "results/*", "benchmarks/README", "benchmarks/*"),

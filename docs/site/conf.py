@@ -18,7 +18,8 @@ PYPROJECT = (HERE.parents[1] / "pyproject.toml").read_text()
 
 project = "diffcps"
 release = (re.search(r'^version = "(.*)"', PYPROJECT, re.MULTILINE) or ["", ""])[1]
-extensions = ["myst_parser"]
+extensions = ["myst_nb"]  # Markdown, and notebooks with what they showed when they were run
+nb_execution_mode = "off"
 root_doc = "index"
 highlight_language = "text"
 smartquotes = False  # two hyphens stay two: they are flags

@@ -91,7 +91,8 @@ def dead(pages: dict[Path, Page]) -> list[str]:
 
 
 def test_every_page_of_the_repository_is_there(html):
-    sources = [path for folder in ("docs", "results", "benchmarks") for path in (ROOT / folder).rglob("*.md")]
+    sources = [path for folder in ("docs", "results", "benchmarks") for path in (ROOT / folder).rglob("*")]
+    sources = [path for path in sources if path.suffix in (".md", ".ipynb")]
     names = {path.relative_to(ROOT).with_suffix(".html") for path in sources}
     names |= {Path("index.html"), Path("CHANGELOG.html"), Path("CONTRIBUTING.html")}
     assert len(names) >= 50 and [name for name in names if not (html / name).is_file()] == []

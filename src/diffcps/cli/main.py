@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 when done, 1 when done without some of the scores, 2 for bad input, 130 when interrupted."""
     from diffcps.training.loop import Interrupted
 
+    if "JPY_PARENT_PID" in os.environ:
+        # In a notebook's cell nothing can be drawn over: every frame of a live display would stand below the one before.
+        os.environ["TTY_COMPATIBLE"] = "0"  # to Rich: no terminal
     try:
         options, unknown = _parser().parse_known_args(arguments)
         if unknown:
