@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from diffcps.training.loop import Interrupted
 
     if "JPY_PARENT_PID" in os.environ:
-        # In a notebook's cell nothing can be drawn over: every frame of a live display would stand below the one before.
+        # In a notebook nothing can be drawn over: every frame of a live display would stand below the one before.
         os.environ["TTY_COMPATIBLE"] = "0"  # to Rich: no terminal
     try:
         options, unknown = _parser().parse_known_args(arguments)
