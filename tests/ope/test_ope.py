@@ -159,7 +159,7 @@ def test_some_rows_are_drawn_once(run, tmp_path):
     assert found.transitions == 100 < found.of_transitions
     assert any(line.startswith("Fitted on 100 of ") for line in lines(found))
     again = judge([run], tmp_path / "b", settings=settings, config=CONFIG, progress=Quiet())
-    assert again == found
+    assert again == found == Judgement.read(tmp_path / "b" / "ope.json")
 
 
 @pytest.mark.parametrize("part", ["acting in logged states", "fitting 4 values"])
@@ -251,6 +251,12 @@ def test_the_choice_of_a_checkpoint():
     assert choice.by_value.policy.updates == 2 and choice.last.policy.updates == 3
     assert choice.by_loss is not None and choice.by_loss.policy.updates == 3  # the last of equals
     assert choice.best is not None and choice.best.policy.updates == 1
+
+
+def test_runs_go_by_their_last_names_where_these_differ():
+    short = markdown(judgement(estimated("runs/a", 1, 1.0, None), estimated("runs/b", 1, 2.0, None)))
+    assert "| a |" in short and "runs/a" not in short
+    assert "| runs/a |" in markdown(judgement(estimated("runs/a", 1, 1.0, None), estimated("more/a", 1, 2.0, None)))
 
 
 def test_values_that_still_move_or_ran_away_are_named():

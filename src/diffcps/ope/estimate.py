@@ -29,7 +29,7 @@ from diffcps.records.record import RunRecord
 from diffcps.rl.returns import lambda_returns
 from diffcps.run.policy import LoadedRun, load_run
 from diffcps.run.preflight import check_needs
-from diffcps.storage import SOFTWARE, Json, JsonRow, claim, locked, read_rows, write_atomically, write_json
+from diffcps.storage import SOFTWARE, Json, JsonRow, claim, locked, read_json, read_rows, write_atomically, write_json
 from diffcps.training import loop
 from diffcps.training.loop import Interrupted, Lengths, Training
 from diffcps.training.members import Member, Program, a_device_per_core
@@ -93,6 +93,13 @@ class Judgement:
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""
         write_json(path, {"software": SOFTWARE, **fields.to_json(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Judgement:
+        """The inverse of `write`. Raises `UserError` for what is no such file, and FileNotFoundError."""
+        content = read_json(path)
+        content.pop("software", None)
+        return fields.from_json(cls, content)
 
     @property
     def moves(self) -> bool:

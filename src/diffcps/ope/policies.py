@@ -18,9 +18,9 @@ from diffcps.records.record import Evaluation
 from diffcps.run.policy import Checkpoint, LoadedRun
 from diffcps.storage import write_atomically
 from diffcps.training.members import Member
-from diffcps.types import NetObservation, UserError
+from diffcps.types import Count, NetObservation, UserError
 
-CHUNK = 1024
+CHUNK = 256
 """States in which the members of a run act at once."""
 WHOLE = "all"
 """The word for every checkpoint that a run has by its number of updates: those that were kept, and the last."""
@@ -41,10 +41,10 @@ class Judged:
     """The folder, as it was given."""
     method: str
     checkpoint: str
-    member: int
+    member: Count
     label: str
     """The member's seed and swept values."""
-    updates: int
+    updates: Count
     score: float | None
     """Mean return of the run's own evaluation of it, undiscounted, where it was played."""
     selection_loss: float | None

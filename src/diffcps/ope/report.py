@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,15 +116,22 @@ def _value(one: Estimated) -> float:
 
 # --- Words ---
 
-HEADINGS = ("run", "member", "after", "estimate J", "95 % of first states", "return, played")
+HEADINGS = ("run", "member", "after", "J", "95 %, first states", "played")
 
 
-def _cells(one: Estimated) -> list[str]:
+def _names(found: Judgement) -> dict[str, str]:
+    """The runs by the last parts of their paths, where these tell them apart."""
+    runs = list(dict.fromkeys(one.policy.run for one in found.estimates))
+    last = [Path(run).name for run in runs]
+    return dict(zip(runs, last if len(set(last)) == len(last) else runs, strict=True))
+
+
+def _cells(one: Estimated, name: str) -> list[str]:
     policy = one.policy
     value = "ran away" if one.value is None else number_text(one.value)
     interval = "" if one.low is None or one.high is None else f"{number_text(one.low)} to {number_text(one.high)}"
     score = "–" if policy.score is None else number_text(policy.score)
-    return [policy.run, policy.label, f"{policy.updates:,}", value, interval, score]
+    return [name, policy.label, f"{policy.updates:,}", value, interval, score]
 
 
 def in_order(found: Judgement) -> list[Estimated]:
@@ -137,9 +144,10 @@ def ope_table(found: Judgement) -> Table:
     title = f"Value of {len(found.estimates)} policies on {found.source}, discount {found.config.discount:g}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False, min_width=70)
     for name in HEADINGS:
-        table.add_column(name, justify="left" if name in HEADINGS[:2] else "right")
+        table.add_column(name, justify="left" if name in HEADINGS[:2] else "right", overflow="fold")
+    names = _names(found)
     for one in in_order(found)[:MAX_SHOWN]:
-        table.add_row(*map(Text, _cells(one)))
+        table.add_row(*map(Text, _cells(one, names[one.policy.run])))
     if len(found.estimates) > MAX_SHOWN:
         table.add_row(f"... and {len(found.estimates) - MAX_SHOWN} more")
     return table
@@ -168,10 +176,10 @@ def lines(found: Judgement) -> list[str]:
             f"Where {order.policies} policies were played: rank correlation {order.correlation:.2f} "
             f"(p = {order.p_value:.2g}, as if they were independent), regret {regrets} (share of the range of returns)."
         )
-    return [*say, *_of_choices(choices(found.estimates))]
+    return [*say, *_of_choices(choices(found.estimates), _names(found))]
 
 
-def _of_choices(found: Sequence[Choice]) -> list[str]:
+def _of_choices(found: Sequence[Choice], names: Mapping[str, str]) -> list[str]:
     """Which checkpoint to take, and what was played of it."""
     say: list[str] = []
     for choice in found:
@@ -181,7 +189,7 @@ def _of_choices(found: Sequence[Choice]) -> list[str]:
         words.append(f"last {_place(choice.last)}")
         if choice.best is not None:
             words.append(f"best {_place(choice.best)}, which asks the environment")
-        say.append(f"{choice.run}, {choice.label}: {', '.join(words)}.")
+        say.append(f"{names[choice.run]}, {choice.label}: {', '.join(words)}.")
     return say
 
 
@@ -192,7 +200,9 @@ def _place(one: Estimated) -> str:
 
 def markdown(found: Judgement) -> str:
     """The table and the lines as Markdown."""
-    rows = [_row(HEADINGS), "|" + "---|" * len(HEADINGS), *(_row(_cells(one)) for one in in_order(found))]
+    names = _names(found)
+    rows = [_row(HEADINGS), "|" + "---|" * len(HEADINGS)]
+    rows += [_row(_cells(one, names[one.policy.run])) for one in in_order(found)]
     return "\n".join([*rows, "", *(f"- {line}" for line in lines(found))]) + "\n"
 
 
