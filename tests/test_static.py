@@ -41,10 +41,11 @@ MAY_IMPORT = {
     "presets": {"types"},
     "records": BELOW_RECORDS,
     "run": BELOW_RUN | {"optim"},
+    "deploy": BELOW_RUN | {"run", "optim", "networks"},
     "study": BELOW_RUN | {"run"},
     "paper": BELOW_PAPER | {"study"},
-    "cli": BELOW_PAPER | {"paper", "study", "__init__"},
-    "__init__": BELOW_RUN | {"run"},
+    "cli": BELOW_PAPER | {"paper", "study", "deploy", "__init__"},
+    "__init__": BELOW_RUN | {"run", "deploy"},
 }
 
 
