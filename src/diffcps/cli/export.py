@@ -22,6 +22,9 @@ def add(commands: Commands) -> None:
     add_checkpoint(export)
     export.add_argument("--member", type=int, default=0, metavar="M", help="number of the member [0]")
     export.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
+    export.add_argument(
+        "--no-onnx", dest="onnx", action="store_false", help="StableHLO, weights and card alone, without the extra"
+    )
     add_flag(export)
     export.set_defaults(command=_export, parser=export)
 
@@ -35,6 +38,7 @@ def _export(options: argparse.Namespace) -> None:
         options.checkpoint,
         member=options.member,
         action_choice=options.action_choice,
+        onnx=options.onnx,
     )
     for name, parity in record.parity.items():
         line = f"{name}: largest difference {parity.largest_difference:.1g} of the width of the action box"

@@ -26,12 +26,14 @@ def card(policy: Exported, record: ExportRecord) -> str:
     """README.md, with the front matter by which model hubs file it."""
     method = ALGORITHMS[record.algorithm]
     title = (method.__doc__ or record.algorithm).splitlines()[0].rstrip(".")
-    tags = ["reinforcement-learning", "offline-reinforcement-learning", record.algorithm, "onnx", "stablehlo"]
+    kinds = [name.removeprefix("policy.") for name in record.parity]
+    tags = ["reinforcement-learning", "offline-reinforcement-learning", record.algorithm, *kinds]
+    needs = "neither diffcps nor JAX" if "onnx" in kinds else "JAX, and not diffcps"
     lines = [
         *_front_matter(record, tags),
         f"# {record.algorithm}" + ("" if record.environment is None else f" for {record.environment}"),
         "",
-        f"A policy by {title}, trained with diffcps and exported: it needs neither diffcps nor JAX.",
+        f"A policy by {title}, trained with diffcps and exported: it needs {needs}.",
         "",
         *_facts(record),
         "",
@@ -97,8 +99,8 @@ def _scores(policy: Exported, record: ExportRecord) -> Iterator[str]:
         by = "" if evaluation.action_choice is None else f" by `{evaluation.action_choice}`"
         yield ""
         yield (
-            f"New episodes in {evaluation.environment}{by}: checkpoint `{evaluation.checkpoint}` (after {row.updates:,} "
-            f"updates), {evaluation.episodes} episodes from seed {evaluation.seed}, return "
+            f"New episodes in {evaluation.environment}{by}: checkpoint `{evaluation.checkpoint}` (after "
+            f"{row.updates:,} updates), {evaluation.episodes} episodes from seed {evaluation.seed}, return "
             f"{score_text(row.score, row.normalised)}, standard deviation over the episodes {row.std:.3g}."
         )
 
@@ -126,13 +128,15 @@ def _how(record: ExportRecord) -> Iterator[str]:
         yield f"| `{given.name}` | ({', '.join(map(str, given.shape))}) | {given.dtype} | {given.law} |"
     yield ""
     yield (
-        "The output is `action` (batch, act), float32, in the environment's units. The number of rows is free, and each "
-        "row is a policy's answer to its observation alone."
+        "The output is `action` (batch, act), float32, in the environment's units. The number of rows is free, and "
+        "each row is a policy's answer to its observation alone."
     )
     if len(record.inputs) > 1:
         yield "The policy draws its actions: give new random numbers at every call."
-    yield from ("", "By NumPy and onnxruntime (`policy.onnx`):", "", "```python", "from deploy import Policy", "")
-    yield from ("policy = Policy(seed=0)", "action = policy(observation)  # (obs,) or (n, obs)", "```", "")
+    if "policy.onnx" in record.parity:
+        yield from ("", "By NumPy and onnxruntime (`policy.onnx`):", "", "```python", "from deploy import Policy", "")
+        yield from ("policy = Policy(seed=0)", "action = policy(observation)  # (obs,) or (n, obs)", "```")
+    yield ""
     numbers = ", ".join(given.name for given in record.inputs)
     yield from ("By JAX (`policy.stablehlo`, without diffcps):", "", "```python", "import jax", "import jax.export", "")
     yield 'program = jax.export.deserialize(bytearray(open("policy.stablehlo", "rb").read()))'

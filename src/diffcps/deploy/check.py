@@ -81,8 +81,8 @@ def compare(policy: Exported, trial: Trial, act: Act, name: str) -> Parity:
     if worst > TOLERANCE:
         row = int(np.argmax(np.where(others, 0.0, largest)))
         raise UserError(
-            f"{name} does not act as the run does: actions differ by {worst:.2g} of the width of their box (at most "
-            f"{TOLERANCE:g}; row {row} of {len(largest)}), and nothing was written"
+            f"{name} would not act as the run does: its actions differ by {worst:.2g} of the width of their box "
+            f"(at most {TOLERANCE:g}; row {row} of {len(largest)}), and nothing was written"
         )
     return Parity(len(largest), worst, int(others.sum()))
 

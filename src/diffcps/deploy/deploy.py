@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
 
+FILE = Path(__file__).with_name("policy.onnx")
+
 
 class Policy:
     """policy(observation) -> action in the environment's units: (obs,) -> (act,), or a batch (n, obs) -> (n, act)."""
 
-    def __init__(self, path=Path(__file__).with_name("policy.onnx"), seed=0):
+    def __init__(self, path=FILE, seed=0):
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.inputs = {given.name: given.shape[1] for given in self.session.get_inputs()}
         rng = np.random.default_rng(seed)
@@ -28,7 +30,7 @@ class Policy:
             )
         drawn = {name: law((len(rows), self.inputs[name])) for name, law in self.laws.items() if name in self.inputs}
         given = {"observation": rows} | {name: numbers.astype(np.float32) for name, numbers in drawn.items()}
-        (action,) = self.session.run(["action"], given)
+        action = np.asarray(self.session.run(["action"], given)[0])
         return action.reshape(*np.shape(observation)[:-1], -1)
 
 

@@ -1,9 +1,9 @@
 """What a policy draws, as an input: `act(state, observation, key)` as a function of random numbers, not of a key.
 
-A method draws where its paper does, deep inside `act`, and knows nothing of this. Here the program that JAX traces of `act`
-is followed operation by operation. A key is no number: it is only passed on, split and folded, until a law of JAX makes
-numbers of it. There the next numbers that were given take the place of the draw. Whatever else would make numbers of a key
-is refused by name, so that no draw can escape.
+A method draws where its paper does, deep inside `act`, and knows nothing of this. Here the program that JAX traces of
+`act` is followed operation by operation. A key is no number: it is only passed on, split and folded, until a law of JAX
+makes numbers of it. There the next numbers that were given take the place of the draw. Whatever else would make numbers
+of a key is refused by name, so that no draw can escape.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _step(operation: core.JaxprEqn, inputs: Sequence[Any], instead: Instead) -> 
     """The outputs of one operation, as JAX computes them."""
     name = operation.primitive.name
     if name in PLAIN_CALLS:
-        called = operation.params.get("call_jaxpr", operation.params.get("jaxpr"))
+        called: Any = operation.params.get("call_jaxpr", operation.params.get("jaxpr"))
         closed = called if isinstance(called, core.ClosedJaxpr) else core.ClosedJaxpr(called, ())
         return follow(closed.jaxpr, closed.consts, inputs, instead)
     keys = [each for each, of in zip(inputs, operation.invars, strict=True) if _is_key(of)]

@@ -11,19 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from diffcps.deploy.card import card
-from diffcps.deploy.check import Parity, compare, onnx_act, stablehlo_act, trial
+from diffcps.deploy.check import compare, onnx_act, stablehlo_act, trial
 from diffcps.deploy.graph import check_extra, onnx_graph
-from diffcps.deploy.program import Exported, exported, stablehlo
-from diffcps.deploy.record import ExportRecord, config_text, record_of
+from diffcps.deploy.program import exported, stablehlo
+from diffcps.deploy.record import ExportRecord, record_of
 from diffcps.run.policy import Checkpoint
-from diffcps.storage import check_ours
+from diffcps.storage import check_ours, write_json
 from diffcps.training import checkpoint as checkpoints
 from diffcps.types import UserError
 
 CONFIG = "config.json"
 FILES = (CONFIG, "README.md", "deploy.py", "policy.onnx", "policy.stablehlo", "weights.safetensors")
 """Everything in an export."""
-PACKAGES = ("diffcps", "jax", "jax2onnx", "onnx", "onnxruntime", "numpy")
+PACKAGES, OF_ONNX = ("diffcps", "jax", "numpy"), ("jax2onnx", "onnx", "onnxruntime")
 """Whose versions are written down."""
 
 
@@ -34,37 +34,39 @@ def export(
     *,
     member: int = 0,
     action_choice: str | None = None,
+    onnx: bool = True,
 ) -> ExportRecord:
     """Writes one member's policy into the folder `out`: ONNX, StableHLO, weights, card, and a program that calls it.
 
     `action_choice` overrides how it acts. The exported policy is compared with the run's own on up to 1,000
     observations before anything is written; the result is in the record. An earlier export is replaced as a whole.
-    Raises `UserError`. Extra: `export`.
+    Without `onnx` there is neither the graph nor the program that calls it, and the extra `export` is not needed.
+    Raises `UserError`.
     """
-    check_extra()
-    check_out(Path(out))
+    out = Path(out)
+    if onnx:
+        check_extra()
+    check_out(out)
     policy = exported(run, checkpoint, member, action_choice)
-    graph, program = onnx_graph(policy).SerializeToString(), stablehlo(policy)
+    programs = {"policy.stablehlo": stablehlo(policy)}
+    acts = {"policy.stablehlo": stablehlo_act(programs["policy.stablehlo"])}
+    if onnx:
+        programs["policy.onnx"] = onnx_graph(policy).SerializeToString()
+        acts["policy.onnx"] = onnx_act(policy, programs["policy.onnx"])
     looked_at = trial(policy)
-    parity = {
-        "policy.onnx": compare(policy, looked_at, onnx_act(policy, graph), "the ONNX graph"),
-        "policy.stablehlo": compare(policy, looked_at, stablehlo_act(program), "the StableHLO program"),
-    }
-    record = record_of(policy, parity, {name: version(name) for name in PACKAGES})
-    with _whole_folder(Path(out)) as folder:
-        (folder / "policy.onnx").write_bytes(graph)
-        (folder / "policy.stablehlo").write_bytes(program)
-        write_texts(folder, policy, record)
+    parity = {name: compare(policy, looked_at, act, name) for name, act in sorted(acts.items())}
+    versions = {name: version(name) for name in (*PACKAGES, *(OF_ONNX if onnx else ()))}
+    record = record_of(policy, parity, versions)
+    with _whole_folder(out) as folder:
+        for name, program in programs.items():
+            (folder / name).write_bytes(program)
+        names = {"algorithm": record.algorithm, "update": record.updates, "member": record.member}
+        checkpoints.save(folder / "weights.safetensors", policy.state, names)
+        write_json(folder / CONFIG, record.to_json())
+        (folder / "README.md").write_text(card(policy, record))
+        if onnx:
+            shutil.copyfile(Path(__file__).with_name("deploy.py"), folder / "deploy.py")
     return record
-
-
-def write_texts(folder: Path, policy: Exported, record: ExportRecord) -> None:
-    """Weights, record, card and program: what needs no extra."""
-    names = {"algorithm": record.algorithm, "update": record.updates, "member": record.member}
-    checkpoints.save(folder / "weights.safetensors", policy.state, names)
-    (folder / CONFIG).write_text(config_text(record.to_json()))
-    (folder / "README.md").write_text(card(policy, record))
-    shutil.copyfile(Path(__file__).with_name("deploy.py"), folder / "deploy.py")
 
 
 def check_out(out: Path) -> None:
@@ -96,6 +98,3 @@ def _whole_folder(out: Path) -> Generator[Path, None, None]:
             if old.exists():
                 os.replace(old, out)
             raise
-
-
-__all__ = ["FILES", "Parity", "check_out", "export", "write_texts"]

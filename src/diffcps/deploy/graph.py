@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
@@ -29,6 +30,8 @@ BATCH = "batch"
 """Name of the free number of rows."""
 MANTISSA_BITS, EXPONENT_BIAS = 23, 127
 """Of a float32."""
+MOST_OPERATIONS = 20_000
+"""Above this a conversion takes an hour, and a session minutes to load."""
 KNOWN_SIZE = 4096
 """Numbers that a known array may have, if it was made of fewer."""
 
@@ -41,18 +44,25 @@ def check_extra() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"exporting needs {error.name}, which is not installed: pip install 'diffcps[export]'"
+            f"an ONNX graph needs {error.name}, which is not installed: pip install 'diffcps[export]', or --no-onnx"
         ) from None
 
 
 def onnx_graph(policy: Exported) -> onnx.ModelProto:
-    """The policy as a graph with the inputs `observation` (batch, obs) float64, then those of its laws (batch, n) float32.
+    """The policy as a graph: `observation` (batch, obs) float64, and the numbers of its laws (batch, n) float32, to
+    `action` (batch, act) float32, in the environment's units.
 
-    Its output is `action` (batch, act) float32; both are in the environment's units. Raises `UserError` where ONNX has
-    no words for what the method does.
+    Raises `UserError` where it is too long, written out, and where ONNX has no words for what the method does.
     """
     import onnx
     from jax2onnx import to_onnx
+
+    length = operations_of(policy.traced.program.jaxpr)
+    if length > MOST_OPERATIONS:
+        raise UserError(
+            f"{policy.record.algorithm} cannot become an ONNX graph: an action of this policy takes {length:,} "
+            f"operations, and a graph, written out, may have {MOST_OPERATIONS:,}; --no-onnx exports the rest"
+        )
 
     def act(seen: jax.Array, *numbers: jax.Array) -> jax.Array:
         return policy.act(seen, *numbers, instead=portable)
@@ -71,10 +81,22 @@ def onnx_graph(policy: Exported) -> onnx.ModelProto:
             )
         except NotImplementedError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{policy.record.algorithm} cannot become an ONNX graph: {reason}") from error
+            raise UserError(
+                f"{policy.record.algorithm} cannot become an ONNX graph: {reason}; --no-onnx exports the rest"
+            ) from error
     _normalise_in_float64(model, policy)
     onnx.checker.check_model(model)
     return model
+
+
+def operations_of(jaxpr: core.Jaxpr) -> int:
+    """How many operations a program takes, loops written out."""
+    total = 0
+    for operation in jaxpr.eqns:
+        inside = [getattr(value, "jaxpr", value) for value in operation.params.values()]
+        inner = sum(operations_of(value) for value in inside if isinstance(value, core.Jaxpr))
+        total += operation.params["length"] * inner if operation.primitive.name == "scan" else max(inner, 1)
+    return total
 
 
 def _normalise_in_float64(model: onnx.ModelProto, policy: Exported) -> None:

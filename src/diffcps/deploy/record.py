@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from diffcps.deploy.check import Parity
 from diffcps.deploy.draws import LawName
 from diffcps.deploy.program import Exported
 from diffcps.records import fields
-from diffcps.storage import SOFTWARE, Json, JsonRow
+from diffcps.storage import SOFTWARE, JsonRow
 from diffcps.types import Configuration
 
 FORMAT = 1
@@ -78,8 +79,6 @@ def record_of(policy: Exported, parity: Mapping[str, Parity], versions: Mapping[
     size, action_size = policy.spec
 
     def column(values: object) -> tuple[float, ...]:
-        import numpy as np
-
         return tuple(np.broadcast_to(np.asarray(values, np.float64), (size,)).tolist())
 
     observation = Input("observation", ("batch", size), "float64", "observations, in the environment's units")
@@ -117,8 +116,3 @@ LAW_TEXTS: Mapping[LawName, str] = {
 def source_name(source: str) -> str:
     """A source without the folders that it lies in, which are nobody else's business; ids stay as they are."""
     return Path(source).name if Path(source).is_absolute() or Path(source).suffix else source
-
-
-def config_text(content: Mapping[str, Json]) -> str:
-    """JSON for a file."""
-    return json.dumps(content, indent=2) + "\n"

@@ -218,7 +218,7 @@ class LoadedRun(NamedTuple):
         return Scaling.of(self.record.dataset)
 
     def of_member(self, member: int) -> tuple[Algorithm[Tree], Tree]:
-        """A member's method, with its swept values, and its state on the device. Raises `UserError` for an unknown one."""
+        """A member's method, with its swept values, and its state. Raises `UserError` for an unknown member."""
         members = self.record.members
         if not 0 <= member < len(members):
             raise UserError(f"{self.folder.path}: has no member {member}; it has members 0 to {len(members) - 1}")
