@@ -63,10 +63,13 @@ def trial(policy: Exported, rows: int = ROWS, seed: int = 0) -> Trial:
     spread = np.where(np.isfinite(policy.scaling.std), policy.scaling.std, 0.0)
     observation = policy.scaling.mean + spread * rng.normal(size=(rows, size))
     seen = policy.scaling.observation(EnvObservation(observation))
-    keys = jax.random.split(jax.random.key(seed), rows)
-    drawn = jax.jit(jax.vmap(policy.traced.numbers_of))(keys)
+
+    def keys() -> jax.Array:  # made anew, because they are used twice: to draw, and to know what is drawn
+        return jax.random.split(jax.random.key(seed), rows)
+
+    drawn = jax.jit(jax.vmap(policy.traced.numbers_of))(keys())
     numbers = tuple(np.asarray(drawn[law]) for law in policy.laws)
-    action = jax.jit(jax.vmap(policy.algorithm.act, (None, 0, 0)))(policy.state, seen, keys)
+    action = jax.jit(jax.vmap(policy.algorithm.act, (None, 0, 0)))(policy.state, seen, keys())
     margin = jax.jit(jax.vmap(lambda seen, *numbers: _margin(policy, seen, numbers)))(seen, *numbers)
     return Trial(observation, numbers, policy.scaling.action(NetAction(np.asarray(action))), np.asarray(margin))
 

@@ -48,15 +48,15 @@ class Exported(NamedTuple):
     def act(
         self,
         seen: Float[Array, "b obs"],
-        *numbers: Float[Array, "b n"],
+        *numbers: Array,
         instead: Instead = as_it_is,
     ) -> Float[Array, "b act"]:
         """Actions in the environment's units for observations as the networks see them, all float32.
 
-        `numbers` are those of `laws`, in their order, a row for each observation.
+        `numbers` (b, n) are those of `laws`, in their order, a row for each observation.
         """
 
-        def one(seen: Float[Array, " obs"], *numbers: Float[Array, " n"]) -> Float[Array, " act"]:
+        def one(seen: Float[Array, " obs"], *numbers: Array) -> Float[Array, " act"]:
             return self.traced.act(seen, dict(zip(self.laws, numbers, strict=True)), instead)
 
         low, high = jnp.asarray(self.scaling.low), jnp.asarray(self.scaling.high)
