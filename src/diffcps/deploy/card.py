@@ -138,8 +138,9 @@ def _how(record: ExportRecord) -> Iterator[str]:
         yield from ("policy = Policy(seed=0)", "action = policy(observation)  # (obs,) or (n, obs)", "```")
     yield ""
     numbers = ", ".join(given.name for given in record.inputs)
-    yield from ("By JAX (`policy.stablehlo`, without diffcps):", "", "```python", "import jax", "import jax.export", "")
-    yield 'program = jax.export.deserialize(bytearray(open("policy.stablehlo", "rb").read()))'
+    yield from ("By JAX (`policy.stablehlo`, without diffcps):", "", "```python")
+    yield from ("from pathlib import Path", "", "import jax", "import jax.export", "")
+    yield 'program = jax.export.deserialize(bytearray(Path("policy.stablehlo").read_bytes()))'
     yield "with jax.enable_x64(True):  # observations are float64"
     yield f"    action = program.call({numbers})"
     yield "```"

@@ -100,7 +100,11 @@ def onnx_act(policy: Exported, content: bytes) -> Act:
 
     def act(observation: np.ndarray, numbers: Sequence[np.ndarray]) -> np.ndarray:
         given = {"observation": observation, **dict(zip(policy.laws, numbers, strict=True))}
-        return np.asarray(session.run(["action"], given)[0])
+        try:
+            return np.asarray(session.run(["action"], given)[0])
+        except Exception as error:  # a runtime is foreign code and raises what it likes
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"policy.onnx does not run, and nothing was written: {reason}") from error
 
     return act
 
@@ -116,7 +120,7 @@ def stablehlo_act(content: bytes) -> Act:
     return act
 
 
-def _margin(policy: Exported, seen: Float[Array, " obs"], numbers: Sequence[Float[Array, " n"]]) -> Float[Array, ""]:
+def _margin(policy: Exported, seen: Float[Array, " obs"], numbers: Sequence[Float[Array, " _"]]) -> Float[Array, ""]:
     """The least margin of the choices at one observation."""
     found: list[Array] = [jnp.asarray(jnp.inf)]
 

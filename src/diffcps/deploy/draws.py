@@ -38,7 +38,7 @@ class Draw(NamedTuple):
     shape: tuple[int, ...]
 
 
-Given = Mapping[LawName, Float[Array, " n"]]
+Given = Mapping[LawName, Float[Array, " _"]]
 """For each law that is drawn from, all numbers that one action needs, in the order of the draws."""
 Instead = Callable[[core.JaxprEqn, Sequence[Any]], Sequence[Any] | None]
 """What an operation gives for its inputs, in the place of what JAX computes; None: JAX computes it."""
@@ -68,7 +68,7 @@ class Traced(NamedTuple):
         """The action in [-1, 1] at an observation as the networks see it, with these numbers for its draws."""
         return self._follow(observation, None, _from(given), instead)
 
-    def numbers_of(self, key: Key) -> dict[LawName, Float[Array, " n"]]:
+    def numbers_of(self, key: Key) -> dict[LawName, Float[Array, " _"]]:
         """The numbers that `act` would draw with this key."""
         found: dict[LawName, list[Array]] = {law: [] for law in self.laws}
 

@@ -31,7 +31,7 @@ BATCH = "batch"
 MANTISSA_BITS, EXPONENT_BIAS = 23, 127
 """Of a float32."""
 MOST_OPERATIONS = 20_000
-"""Above this a conversion takes an hour, and a session minutes to load."""
+"""Above this a conversion takes many minutes."""
 KNOWN_SIZE = 4096
 """Numbers that a known array may have, if it was made of fewer."""
 
@@ -79,10 +79,11 @@ def onnx_graph(policy: Exported) -> onnx.ModelProto:
                 input_names=["seen", *policy.laws],
                 output_names=["action"],
             )
-        except NotImplementedError as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a converter is foreign code and raises what it likes
+            reason = f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
             raise UserError(
-                f"{policy.record.algorithm} cannot become an ONNX graph: {reason}; --no-onnx exports the rest"
+                f"{policy.record.algorithm} cannot become an ONNX graph: jax2onnx raises {reason}; "
+                "--no-onnx exports the rest"
             ) from error
     _normalise_in_float64(model, policy)
     onnx.checker.check_model(model)
@@ -155,10 +156,17 @@ def portable(operation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any] |
         return [_padded(inputs[0], inputs[1], operation.params["padding_config"])]
     if name == "gather" and not isinstance(inputs[1], jax.core.Tracer):
         return [_gathered(operation, *inputs)]
+    if name == "dynamic_slice" and not any(isinstance(each, jax.core.Tracer) for each in inputs[1:]):
+        sizes, shape = operation.params["slice_sizes"], inputs[0].shape
+        first = [min(max(int(at), 0), n - size) for at, n, size in zip(inputs[1:], shape, sizes, strict=True)]
+        return [jax.lax.slice(inputs[0], first, [at + size for at, size in zip(first, sizes, strict=True)])]
     if name == "lt_to":  # of numbers: NaN and the sign of zero, in which it differs, decide nothing here
         return [jnp.less(*inputs)]
     if name == "custom_jvp_call" and str(operation.params["call_jaxpr"]) == _text_of_mish(inputs[0].shape):
-        return [jax.nn.mish(inputs[0])]
+        if not _is_known(operation, inputs):
+            return [jax.nn.mish(inputs[0])]
+        with jax.ensure_compile_time_eval():
+            return [mish(inputs[0])]
     if name == "shift_left" and isinstance(by := operation.invars[1], core.Literal) and by.val == MANTISSA_BITS:
         return [Exponent(inputs[0])]
     if name == "bitcast_convert_type" and isinstance(inputs[0], Exponent):
