@@ -42,10 +42,11 @@ MAY_IMPORT = {
     "records": BELOW_RECORDS,
     "run": BELOW_RUN | {"optim"},
     "ope": BELOW_RUN | {"run", "rl", "networks", "optim"},
+    "deploy": BELOW_RUN | {"run", "optim", "networks"},
     "study": BELOW_RUN | {"run"},
     "paper": BELOW_PAPER | {"study"},
-    "cli": BELOW_PAPER | {"paper", "study", "ope", "__init__"},
-    "__init__": BELOW_RUN | {"run"},
+    "cli": BELOW_PAPER | {"paper", "study", "ope", "deploy", "__init__"},
+    "__init__": BELOW_RUN | {"run", "deploy"},
 }
 
 

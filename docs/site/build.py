@@ -25,7 +25,16 @@ KINDS = (".md", ".png", ".ipynb")
 NAVIGATION = {
     "Start": ("Which method for which data <docs/index>", "docs/getting-started"),
     "Guides": (
-        *("docs/data", "docs/tasks", "docs/runs", "docs/ope", "docs/studies", "docs/environments", "docs/mazes"),
+        *(
+            "docs/data",
+            "docs/tasks",
+            "docs/runs",
+            "docs/ope",
+            "docs/export",
+            "docs/studies",
+            "docs/environments",
+            "docs/mazes",
+        ),
         *("docs/collecting", "docs/simulator-check", "docs/trifinger"),
     ),
     "Tutorials": ("docs/tutorials/own_logs", "docs/tutorials/sweep_and_report", "docs/tutorials/new_method"),

@@ -9,6 +9,7 @@ action = policy(observation)
 """
 
 from diffcps.data import load_dataset
+from diffcps.deploy.export import export
 from diffcps.records.settings import Settings
 from diffcps.run.evaluate import evaluate
 from diffcps.run.policy import Policy, load_policy
@@ -22,6 +23,7 @@ __all__ = [
     "Settings",
     "UserError",
     "evaluate",
+    "export",
     "load_dataset",
     "load_policy",
     "train",

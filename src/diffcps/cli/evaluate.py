@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, show, step_counter
+from diffcps.cli.flags import add_checkpoint
 from diffcps.records.folder import RunFolder
 from diffcps.rl.improvement import ActionChoice
-from diffcps.run.policy import Checkpoint
 from diffcps.storage import check_ours
 
 
@@ -19,13 +19,7 @@ def add(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="score the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", type=Path, help="run folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
-    evaluate.add_argument(
-        "--checkpoint",
-        type=_checkpoint,
-        metavar="|".join([*get_args(Checkpoint), "N"]),
-        default="best",
-        help="by the score, by selection/loss, as the run ended, or kept after N updates [best]",
-    )
+    add_checkpoint(evaluate)
     evaluate.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
     evaluate.add_argument(
         "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"
@@ -44,14 +38,6 @@ def add(commands: Commands) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="run folder; of a single one, a row for each evaluation"
     )
     table.set_defaults(command=_table, parser=table)
-
-
-def _checkpoint(text: str) -> Checkpoint | int:
-    if text.isdecimal():
-        return int(text)
-    if text in (names := get_args(Checkpoint)):
-        return cast(Checkpoint, text)
-    raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(names)} nor the number of updates of a kept one")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

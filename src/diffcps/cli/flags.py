@@ -9,7 +9,27 @@ import typing
 from collections.abc import Iterable
 
 from diffcps.records import fields
+from diffcps.run.policy import Checkpoint
 from diffcps.types import Configuration, Count, Real, Share
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint of a run."""
+    parser.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        metavar="|".join([*typing.get_args(Checkpoint), "N"]),
+        default="best",
+        help="by the score, by selection/loss, as the run ended, or kept after N updates [best]",
+    )
+
+
+def _checkpoint(text: str) -> Checkpoint | int:
+    if text.isdecimal():
+        return int(text)
+    if text in (names := typing.get_args(Checkpoint)):
+        return typing.cast(Checkpoint, text)
+    raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(names)} nor the number of updates of a kept one")
 
 
 def add_flags(parser: argparse._ArgumentGroup, kind: type[Configuration]) -> None:

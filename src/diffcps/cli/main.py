@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from diffcps.cli import data, evaluate, kappa, methods, ope, reproduce, study, train
+    from diffcps.cli import data, evaluate, export, kappa, methods, ope, reproduce, study, train
 
     parser = Parser(prog="diffcps", description="Offline reinforcement learning with diffusion policies.")
     parser.add_argument("--version", action="version", version=f"diffcps {version('diffcps')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for module in (train, evaluate, ope, data, kappa, study, reproduce, methods):
+    for module in (train, evaluate, ope, export, data, kappa, study, reproduce, methods):
         module.add(commands)
     return parser
 

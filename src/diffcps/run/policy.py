@@ -217,6 +217,19 @@ class LoadedRun(NamedTuple):
         """Between the environment's units and the networks'."""
         return Scaling.of(self.record.dataset)
 
+    def of_member(self, member: int) -> tuple[Algorithm[Tree], Tree]:
+        """A member's method, with its swept values, and its state. Raises `UserError` for an unknown member."""
+        members = self.record.members
+        if not 0 <= member < len(members):
+            raise UserError(f"{self.folder.path}: has no member {member}; it has members 0 to {len(members) - 1}")
+
+        def own(of_all: np.ndarray) -> jax.Array:
+            return jnp.asarray(of_all[member])
+
+        config = dataclasses.replace(self.record.config, **members[member].swept)
+        algorithm = ALGORITHMS[self.record.algorithm].make(config, self.record.spec)
+        return algorithm, jax.tree.map(own, self.state)
+
     def policies(self, number: int) -> MemberPolicies:
         """All members' policies; `number` fixes their draws."""
         return MemberPolicies(self.program, self.program.place(self.state), self.scaling, number)
@@ -292,15 +305,6 @@ def load_policy(
     `action_choice` overrides how it acts (sample, softmax_q, argmax_q); `seed` fixes its draws. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
-    record, members = loaded.record, loaded.record.members
-    if not 0 <= member < len(members):
-        raise UserError(f"{run}: has no member {member}; it has members 0 to {len(members) - 1}")
-    config = dataclasses.replace(record.config, **members[member].swept)
-    algorithm = ALGORITHMS[record.algorithm].make(config, record.spec)
-
-    def own(of_all: np.ndarray) -> jax.Array:
-        return jnp.asarray(of_all[member])
-
-    state = jax.tree.map(own, loaded.state)
+    algorithm, state = loaded.of_member(member)
     origin = Origin(loaded.folder.path.resolve(), checkpoint, member, action_choice, seed)
-    return Policy(algorithm, state, loaded.scaling, record.spec, members[member], seed, origin)
+    return Policy(algorithm, state, loaded.scaling, loaded.record.spec, loaded.record.members[member], seed, origin)

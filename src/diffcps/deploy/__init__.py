@@ -1,0 +1,1 @@
+"""What leaves this library: a policy in files that need neither it nor JAX."""
