@@ -39,7 +39,7 @@ from diffcps.algorithms import (
 from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
 from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
-from tests.problems import SPEC, random_dataset
+from tests.problems import SPEC, begun, random_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -321,7 +321,7 @@ def compiled(name: str, function: str, stage: int = -1):
     def call(values, *arguments):
         algorithm = make(name, **values)
         owner = stages_of(algorithm)[stage] if function in ("begin", "batch", "update") else algorithm
-        return getattr(owner, function)(*arguments)
+        return begun(owner, *arguments) if function == "begin" else getattr(owner, function)(*arguments)
 
     return jax.jit(call)
 

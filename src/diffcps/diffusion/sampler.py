@@ -20,8 +20,12 @@ def draw_noise(key: Key, schedule: Schedule, shape: tuple[int, ...]) -> Float[Ar
     return jax.random.normal(key, (schedule.num_steps, *shape))
 
 
-def backwards(*constants: np.ndarray) -> tuple[Float[Array, " steps"] | Int[Array, " steps"], ...]:
-    """Constants of the steps t = 0, 1, ... in the order of a reverse chain."""
+def backwards(*constants: np.ndarray) -> tuple[Float[Array, "steps *k"] | Int[Array, " steps"], ...]:
+    """Constants of the steps t = 0, 1, ... in the order of a reverse chain.
+
+    Those of a step should be one row of one array: XLA (jaxlib 0.10.2) fails to compile some chains of many steps that
+    read several arrays, "Incorrect number of arguments passed to called function" (tests/contract/test_as_released.py).
+    """
     return tuple(jnp.asarray(constant[::-1].copy()) for constant in constants)
 
 
@@ -41,13 +45,13 @@ def sample_ancestral(
     """
 
     def step(xt, constants):
-        t, x0_weight, xt_weight, std, z = constants
+        t, (x0_weight, xt_weight, std), z = constants
         x0 = jnp.clip(predict_x0(schedule, xt, t, denoise(xt, t)), -clip, clip)
         return x0_weight * x0 + xt_weight * xt + std * z, None
 
     std = np.where(np.arange(schedule.num_steps) == 0, 0.0, schedule.posterior_std).astype(np.float32)
-    constants = (np.arange(schedule.num_steps), schedule.posterior_x0_weight, schedule.posterior_xt_weight, std)
-    steps = (*backwards(*constants), step_noise(noise))
+    weights = np.stack([schedule.posterior_x0_weight, schedule.posterior_xt_weight, std], axis=1)
+    steps = (*backwards(np.arange(schedule.num_steps), weights), step_noise(noise))
     x, _ = jax.lax.scan(step, noise[0], steps, unroll=min(schedule.num_steps, UNROLL))
     return jnp.clip(x, -clip, clip)
 
@@ -65,15 +69,13 @@ def sample_clipped(
     """
 
     def step(xt, constants):
-        t, eps_weight, xt_weight, std, z = constants
+        t, (eps_weight, xt_weight, std), z = constants
         x = xt_weight * (xt - eps_weight * denoise(xt, t)) + std * z
         return jnp.clip(x, -clip, clip), None
 
     beta, alpha_bar = schedule.beta.astype(np.float64), schedule.alpha_bar.astype(np.float64)
     std = np.where(np.arange(schedule.num_steps) == 0, 0.0, np.sqrt(beta))
-    constants = [
-        array.astype(np.float32) for array in (beta / np.sqrt(1.0 - alpha_bar), 1.0 / np.sqrt(1.0 - beta), std)
-    ]
-    steps = (*backwards(np.arange(schedule.num_steps), *constants), step_noise(noise))
+    weights = np.stack([beta / np.sqrt(1.0 - alpha_bar), 1.0 / np.sqrt(1.0 - beta), std], axis=1).astype(np.float32)
+    steps = (*backwards(np.arange(schedule.num_steps), weights), step_noise(noise))
     x, _ = jax.lax.scan(step, noise[0], steps, unroll=min(schedule.num_steps, UNROLL))
     return x
