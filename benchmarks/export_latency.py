@@ -14,17 +14,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
 from machine import SIZES, command_and_machine
 
-import diffcps as library
 from diffcps.algorithms import diffcps
 from diffcps.deploy.graph import onnx_graph
 from diffcps.deploy.program import Exported, exported
-from diffcps.types import Dataset, DatasetInfo, EnvObservation, Spec
+from diffcps.records.folder import RunFolder
+from diffcps.records.record import RunRecord
+from diffcps.records.settings import Settings
+from diffcps.rl.improvement import ActionChoice
+from diffcps.run.policy import program_of
+from diffcps.training import checkpoint
+from diffcps.types import DatasetInfo, EnvObservation, Spec
 
 WARM_UP = 50
 
@@ -40,7 +46,7 @@ def main() -> None:
     lines += ["|---|---|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     for name, spec in SIZES.items():
-        for choice in ("sample", "softmax_q", "argmax_q"):
+        for choice in get_args(ActionChoice):
             for num_steps in (5, 15):
                 with tempfile.TemporaryDirectory() as folder:
                     policy = untrained(spec, num_steps, choice, Path(folder) / "run")
@@ -59,21 +65,28 @@ def main() -> None:
         options.out.write_text("\n".join(lines) + "\n")
 
 
-def untrained(spec: Spec, num_steps: int, choice: str, folder: Path) -> Exported:
-    """A policy that has made one update."""
-    rng, rows = np.random.default_rng(0), 512
+def untrained(spec: Spec, num_steps: int, choice: ActionChoice, folder: Path) -> Exported:
+    """A policy with the weights that it begins with, in a run folder."""
     box = (1.0,) * spec.action_size
-    data = Dataset(
-        observation=rng.normal(size=(rows, spec.observation_size)).astype(np.float32),
-        action=rng.uniform(-1, 1, size=(rows, spec.action_size)).astype(np.float32),
-        reward=rng.normal(size=rows).astype(np.float32),
-        next_observation=rng.normal(size=(rows, spec.observation_size)).astype(np.float32),
-        terminal=np.arange(rows) % 16 == 15,
-        timeout=np.zeros(rows, bool),
-        info=DatasetInfo("random numbers", "0", action_low=tuple(-x for x in box), action_high=box),
+    record = RunRecord(
+        algorithm="diffcps",
+        config=diffcps.Config(num_steps=num_steps, action_choice=choice),
+        sweep={},
+        settings=Settings(env="none"),
+        environment=None,
+        reference=None,
+        dataset=DatasetInfo("none", "0", action_low=tuple(-x for x in box), action_high=box),
+        transitions=0,
+        data_return=None,
+        spec=spec,
+        command="",
+        versions={},
+        device="",
     )
-    config = diffcps.Config(num_steps=num_steps, action_choice=choice)  # pyright: ignore[reportArgumentType]
-    library.train(config, data, library.Settings(env="none", updates=1, eval_every=1, log_every=1), out=folder)
+    run = RunFolder(folder)
+    with run.locked():
+        run.write_record(record)
+        checkpoint.save(run.last, program_of(record, record.members, None).init(), {"update": 0})
     return exported(folder, "last")
 
 
