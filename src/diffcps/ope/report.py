@@ -229,11 +229,11 @@ def ope_figure(found: Judgement) -> Figure:
     played = [one for one in known if one.policy.score is not None]
     runs = list(dict.fromkeys(one.policy.run for one in known))
     panels = 1 + bool(played)
-    rows = -(-len(runs) // 3)
+    names, rows = _names(found), -(-len(runs) // 3)
     figure = Figure(figsize=(5.5 * panels, 4.4 + 0.25 * rows), layout="constrained", facecolor="white")
-    figure.suptitle(f"Fitted Q evaluation on {found.source}", fontsize=11, color=INK)
+    figure.suptitle(f"Fitted Q evaluation on {Path(found.source).name}", fontsize=11, color=INK)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    _over_updates(axes[0], known, runs, found)
+    _over_updates(axes[0], known, runs, names, found)
     if played:
         _against_returns(axes[1], played, runs)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -245,14 +245,16 @@ def _colour(runs: Sequence[str], run: str) -> str:
     return COLOURS[runs.index(run) % len(COLOURS)]
 
 
-def _over_updates(axes: Axes, known: Sequence[Estimated], runs: Sequence[str], found: Judgement) -> None:
+def _over_updates(
+    axes: Axes, known: Sequence[Estimated], runs: Sequence[str], names: Mapping[str, str], found: Judgement
+) -> None:
     members: dict[tuple[str, int], list[Estimated]] = {}
     for one in sorted(known, key=lambda one: one.policy.updates):
         members.setdefault((one.policy.run, one.policy.member), []).append(one)
     labelled: set[str] = set()
     for (run, _), own in members.items():
         updates, values = [one.policy.updates for one in own], [_value(one) for one in own]
-        label = None if run in labelled else run
+        label = None if run in labelled else names[run]
         labelled.add(run)
         axes.plot(updates, values, color=_colour(runs, run), marker="o", markersize=3, linewidth=1.2, label=label)
     axes.axhline(found.logged_value, color=GREY, linestyle="--", linewidth=1, label="the data's own")
