@@ -320,8 +320,10 @@ def compiled(name: str, function: str, stage: int = -1):
 
     def call(values, *arguments):
         algorithm = make(name, **values)
-        owner = stages_of(algorithm)[stage] if function in ("begin", "batch", "update") else algorithm
-        return begun(owner, *arguments) if function == "begin" else getattr(owner, function)(*arguments)
+        if function == "begin":
+            return begun(stages_of(algorithm)[stage], *arguments)
+        owner = stages_of(algorithm)[stage] if function in ("batch", "update") else algorithm
+        return getattr(owner, function)(*arguments)
 
     return jax.jit(call)
 

@@ -106,6 +106,9 @@ print(sorted({{"jax", "jaxlib", "diffcps", "equinox"}} & set(sys.modules)))
         printed = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
         rows = np.array([line.split() for line in printed.stdout.splitlines()], float)
         assert rows.shape == (4 if len(given) == 1 else 1, 2) and printed.stderr == ""
+    for wrong in (["0.1"], ["nowhere.npy"], ["0.1", "one", "3"]):
+        failed = subprocess.run([sys.executable, str(folder / "deploy.py"), *wrong], capture_output=True, text=True)
+        assert failed.returncode == 1 and failed.stderr.startswith("deploy.py: ") and failed.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

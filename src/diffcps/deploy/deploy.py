@@ -37,6 +37,10 @@ class Policy:
 if __name__ == "__main__":
     words = sys.argv[1:]
     from_file = len(words) == 1 and words[0].endswith(".npy")
-    observation = np.load(words[0], allow_pickle=False) if from_file else np.array(words, np.float64)
-    for row in np.atleast_2d(Policy()(observation)):
+    try:
+        observation = np.load(words[0], allow_pickle=False) if from_file else np.array(words, np.float64)
+        actions = np.atleast_2d(Policy()(observation))
+    except (OSError, ValueError) as error:
+        sys.exit(f"deploy.py: {error}")
+    for row in actions:
         print(*row)
