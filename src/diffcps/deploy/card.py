@@ -89,7 +89,9 @@ def _scores(policy: Exported, record: ExportRecord) -> Iterator[str]:
         yield "They are of the run, which follows a plan for several steps; the exported policy plans at every step."
         yield ""
     if found is not None and found.scores is not None:
-        yield from ("Of the run, while it was trained:", "", "| protocol | return (normalised) | after updates |")
+        own = getattr(folder.read_record().config, "action_choice", None)
+        by = "" if own is None else f", acting by `{own}`"
+        yield from (f"Of the run, while it was trained{by}:", "", "| protocol | return (normalised) | after updates |")
         yield "|---|---|---|"
         for kind in SCORE_KINDS:
             if (score := getattr(found.scores, kind)) is not None:
