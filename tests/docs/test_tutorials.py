@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ def test_every_cell_was_run_in_order_without_an_error(path):
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs and not any(output["output_type"] == "error" for output in outputs)
+    for cell in code:  # a stream in one piece: pages show each piece in a box of its own
+        kinds = [(output["output_type"], output.get("name")) for output in cell["outputs"]]
+        assert not any(one == other and one[0] == "stream" for one, other in pairwise(kinds))
     shown = json.dumps(outputs)
     assert "diffcps: error" not in shown and "Traceback" not in shown
     assert str(Path.home()) not in shown and "/tmp/" not in shown  # no path of the machine that ran it
