@@ -11,7 +11,7 @@ from diffcps.training.members import Program, expand
 from diffcps.types import Dataset, Spec, Transition
 from tests.problems import LINE, LINE_DISCOUNT, dataset_of, exact_q, line_of_states
 
-SCALE = fqe.Scale(mean=10.0, std=2.0, least=0.0, greatest=40.0)
+SCALE = fqe.Units(mean=10.0, std=2.0, least=0.0, greatest=40.0)
 
 
 class Constant:
@@ -49,12 +49,12 @@ def test_the_loss_is_in_units_of_the_returns():
     np.testing.assert_allclose(found, 6.5)
 
 
-def plain(greatest: float) -> fqe.Scale:
+def plain(greatest: float) -> fqe.Units:
     """Values in the units of the rewards."""
-    return fqe.Scale(0.0, 1.0, -greatest, greatest)
+    return fqe.Units(0.0, 1.0, -greatest, greatest)
 
 
-def fitted(dataset: Dataset, next_actions: np.ndarray, config: fqe.Config, scale: fqe.Scale, updates: int) -> fqe.State:
+def fitted(dataset: Dataset, next_actions: np.ndarray, config: fqe.Config, scale: fqe.Units, updates: int) -> fqe.State:
     """The values of several policies, "m n act"."""
     members = expand([0] * len(next_actions), {})
     program = Program(lambda swept: fqe.make(config, dataset.spec, scale), members, dataset)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import diffcps
 from diffcps.cli.main import main
 from diffcps.envs.toy import stitching
 from diffcps.ope import fqe
-from diffcps.ope.estimate import Estimated, Judgement, Settings, first_rows, judge, scale_of
+from diffcps.ope.estimate import Estimated, Judgement, Terms, first_rows, judge, scale_of
 from diffcps.ope.policies import Judged, Source, act_in, judged_of, sources_of
 from diffcps.ope.report import choices, lines, markdown, ope_figure, ranking, regret
 from diffcps.records.folder import RunFolder
 from diffcps.run.policy import load_run
+from diffcps.training import checkpoint
 from diffcps.training.loop import Interrupted
 from diffcps.types import EnvObservation, UserError
 from tests.problems import dataset_of
@@ -75,27 +77,34 @@ class Quiet:
 
 
 CONFIG = fqe.Config(width=8, depth=1, batch_size=16, learning_rate=1e-3)
-SETTINGS = Settings(fit_updates=50)
+SETTINGS = Terms(fit_updates=50)
 
 
 # --- Which policies ---
 
 
 def test_all_are_the_kept_ones_and_the_last(run, normalised):
-    assert sources_of([run], ["all"]) == [Source(run, 40), Source(run, 60)]  # the last one was kept
+    assert sources_of([run], ["all"]) == [Source(run, "40"), Source(run, "60")]  # the last one was kept
     assert sources_of([normalised], ["all"]) == [Source(normalised, "last")]
-    assert sources_of([run], ["20", "best"]) == [Source(run, 20), Source(run, "best")]
+    assert sources_of([run], ["20", "best"]) == [Source(run, "20"), Source(run, "best")]
+
+
+def test_a_last_checkpoint_of_after_the_last_kept_one_is_judged_too(run, tmp_path):
+    """A run that was stopped between two evaluations."""
+    copy = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    checkpoint.save(copy.last, load_run(run, "last").state, {"update": 70, "stopped": {}})
+    assert [source.checkpoint for source in sources_of([copy.path], ["all"])] == ["40", "60", "last"]
 
 
 def test_a_member_that_has_gone_is_not_judged(run, tmp_path):
     loaded = load_run(run, 40)
-    assert [policy.member for policy in judged_of(Source(run, 40), loaded)] == [0, 1]
+    assert [policy.member for policy in judged_of(Source(run, "40"), loaded)] == [0, 1]
     rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     folder = RunFolder(tmp_path)
     folder.evaluations.write_text(
         "".join(json.dumps(row) + "\n" for row in rows if (row["update"], row["member"]) != (40, 1))
     )
-    assert [policy.member for policy in judged_of(Source(run, 40), loaded._replace(folder=folder))] == [0]
+    assert [policy.member for policy in judged_of(Source(run, "40"), loaded._replace(folder=folder))] == [0]
 
 
 def test_they_act_as_the_loaded_policy_does(normalised, data):
@@ -208,7 +217,7 @@ def test_bad_input_is_one_line(run, tmp_path, capsys, words, line):
 def test_another_evaluation_is_not_written_over(run, tmp_path, capsys):
     judge([run], tmp_path, settings=SETTINGS, config=CONFIG, progress=Quiet())
     before = (tmp_path / "ope.json").read_bytes()
-    with pytest.raises(UserError, match="another settings"):
+    with pytest.raises(UserError, match=r"another fit_updates \(50, asked for 60\)"):
         judge([run], tmp_path, settings=dataclasses.replace(SETTINGS, fit_updates=60), config=CONFIG, progress=Quiet())
     assert (tmp_path / "ope.json").read_bytes() == before
 
@@ -228,7 +237,7 @@ def estimated(run: str, updates: int, value: float | None, score: float | None, 
 
 
 def judgement(*estimates: Estimated) -> Judgement:
-    return Judgement("a file", "0", 10, 10, 2, 100.0, Settings(), fqe.Config(), estimates)
+    return Judgement("a file", "0", 10, 10, 2, 100.0, Terms(), fqe.Config(), estimates)
 
 
 def test_ranking_by_hand():

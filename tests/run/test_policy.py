@@ -14,7 +14,7 @@ import diffcps
 from diffcps.algorithms import diffusion_bc
 from diffcps.data.scaling import Scaling
 from diffcps.records.folder import RunFolder
-from diffcps.run.policy import Policy, _checkpoint_path
+from diffcps.run.policy import Policy, checkpoint_path
 from tests.problems import SPEC, random_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -103,4 +103,4 @@ def test_a_policy_of_no_folder_cannot_be_pickled(policy):
 
 def test_an_unknown_checkpoint(folder):
     with pytest.raises(diffcps.UserError, match="no checkpoint 'offline_selected': take best, selected"):
-        _checkpoint_path(RunFolder(folder), "offline_selected")
+        checkpoint_path(RunFolder(folder), "offline_selected")

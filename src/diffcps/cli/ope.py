@@ -16,7 +16,7 @@ from diffcps.records import fields
 def add(commands: Commands) -> None:
     """Adds the command."""
     from diffcps.ope import fqe
-    from diffcps.ope.estimate import Settings
+    from diffcps.ope.estimate import Terms
 
     summary = "what policies are worth, from logged data alone: fitted Q evaluation of the checkpoints of runs"
     command = commands.add_parser("ope", help=summary, description=summary, allow_abbrev=False)
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="what is found, and goes on [RUN/ope; of several: runs/ope]"
     )
-    add_flags(command.add_argument_group("what is judged, and on how much"), Settings)
+    add_flags(command.add_argument_group("what is judged, and on how much"), Terms)
     add_flags(command.add_argument_group("how a value is fitted"), fqe.Config)
     add_flag(command)
     command.set_defaults(command=_ope, parser=command)
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 def _ope(options: argparse.Namespace) -> None:
     from diffcps.ope import fqe
-    from diffcps.ope.estimate import RESULT_FILE, Settings, judge
+    from diffcps.ope.estimate import RESULT_FILE, Terms, judge
     from diffcps.ope.report import lines, markdown, ope_table, save_ope_figure
     from diffcps.storage import check_ours, write_atomically
     from diffcps.training.loop import Interrupted
@@ -41,7 +41,7 @@ def _ope(options: argparse.Namespace) -> None:
     runs: list[Path] = options.runs
     out: Path = options.out or (runs[0] / "ope" if len(runs) == 1 else Path("runs/ope"))
     check_ours(out / RESULT_FILE)
-    settings = fields.build(Settings, given_fields(options, Settings))
+    settings = fields.build(Terms, given_fields(options, Terms))
     config = fields.build(fqe.Config, given_fields(options, fqe.Config))
     try:
         with Bar() as bar:

@@ -28,7 +28,7 @@ def hold_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
             f"{share:g} holds out {drawn}, and none is left to train on: take a smaller share, or 0"
         )
     held_out = np.isin(episode, np.random.default_rng(SEED).permutation(count)[:drawn])
-    return _rows(dataset, ~held_out), _rows(dataset, held_out)
+    return rows_of(dataset, ~held_out), rows_of(dataset, held_out)
 
 
 def best_episodes(dataset: Dataset, share: float) -> Dataset:
@@ -50,7 +50,7 @@ def best_episodes(dataset: Dataset, share: float) -> Dataset:
         )
     returns, _ = episode_returns(dataset)
     best = np.argsort(-returns, kind="stable")[: max(1, round(share * len(returns)))]
-    chosen = _rows(dataset, np.isin(_episode_of_row(dataset), best))
+    chosen = rows_of(dataset, np.isin(_episode_of_row(dataset), best))
     ends = (("terminal", int(chosen.terminal.sum())), ("timeout or last row", int(chosen.timeout.sum())))
     why = f"not among the {len(best):,} of {len(returns):,} episodes with the highest returns"
     account = replace(
@@ -71,7 +71,7 @@ def some_episodes(dataset: Dataset, rows: int, least_steps: int) -> Dataset:
     order = np.random.default_rng(SEED).permutation(len(steps))
     order = order[steps[order] >= least_steps]
     enough = int(np.searchsorted(np.cumsum(steps[order]), rows)) + 1
-    return _rows(dataset, np.isin(episode, order[:enough]))
+    return rows_of(dataset, np.isin(episode, order[:enough]))
 
 
 def _episode_of_row(dataset: Dataset) -> np.ndarray:
@@ -80,5 +80,6 @@ def _episode_of_row(dataset: Dataset) -> np.ndarray:
     return np.cumsum(end) - end
 
 
-def _rows(dataset: Dataset, mask: np.ndarray) -> Dataset:
-    return jax.tree.map(lambda array: np.asarray(array)[mask], dataset)
+def rows_of(dataset: Dataset, which: np.ndarray) -> Dataset:
+    """Some of the rows, on the host: those of a mask (n,) bool, or these places (k,) int, in their order."""
+    return jax.tree.map(lambda array: np.asarray(array)[which], dataset)

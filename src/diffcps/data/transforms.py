@@ -8,7 +8,7 @@ import numpy as np
 
 from diffcps.data.checks import mean_and_deviation
 from diffcps.readers.rows import PIECE_ROWS
-from diffcps.types import Dataset, RewardTransform, UserError
+from diffcps.types import Dataset, DatasetInfo, RewardTransform, UserError
 
 MeanAndStd = tuple[np.ndarray, np.ndarray]
 """Of observations: (obs,) float64 each, std infinite where a column is constant."""
@@ -99,8 +99,19 @@ def standardise(reward: np.ndarray) -> np.ndarray:
 
 def episode_sums(value: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Sum of `value` (n,) over each episode cut at `end` (n,) bool, in float64 -> (episodes,)."""
-    starts = np.flatnonzero(np.append(True, end[:-1]))
-    return np.add.reduceat(value.astype(np.float64), starts)
+    return np.add.reduceat(value.astype(np.float64), episode_starts(end))
+
+
+def episode_starts(end: np.ndarray) -> np.ndarray:
+    """(episodes,) int: the row with which each episode begins, of their ends (n,) bool."""
+    return np.flatnonzero(np.append(True, end[:-1]))
+
+
+def mean_and_std(info: DatasetInfo) -> MeanAndStd | None:
+    """By which the observations of a dataset were normalised; None where they are as they were."""
+    if info.observation_mean is None or info.observation_std is None:
+        return None
+    return np.asarray(info.observation_mean), np.asarray(info.observation_std)
 
 
 def normalise_observation(

@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffcps.data.actions import Box
 from diffcps.data.load import load
-from diffcps.data.transforms import MeanAndStd
+from diffcps.data.split import rows_of
+from diffcps.data.transforms import MeanAndStd, episode_starts, mean_and_std
 from diffcps.evaluation.statistics import estimate, mean
 from diffcps.ope import fqe
 from diffcps.ope.policies import WHOLE, Judged, Source, judged_of, kept_actions, sources_of
@@ -27,9 +28,9 @@ from diffcps.records import fields
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import RunRecord
 from diffcps.rl.returns import lambda_returns
-from diffcps.run.policy import LoadedRun, load_run
+from diffcps.run.policy import LoadedRun
 from diffcps.run.preflight import check_needs
-from diffcps.storage import SOFTWARE, Json, JsonRow, claim, locked, read_json, read_rows, write_atomically, write_json
+from diffcps.storage import SOFTWARE, JsonRow, claim, locked, read_json, read_rows, write_atomically, write_json
 from diffcps.training import loop
 from diffcps.training.loop import Interrupted, Lengths, Training
 from diffcps.training.members import Member, Program, a_device_per_core
@@ -39,13 +40,12 @@ REQUEST_FILE, RESULT_FILE = "request.json", "ope.json"
 COURSE = 5
 """Times at which the estimates are taken down while they are fitted."""
 BOOTSTRAP_SEED = 0
-AGAINST = "take a lower --learning-rate, or --clip-targets"
 STILL = 0.1
 """Estimates have come to rest where the last part of the fitting moved none by more than this share of their spread."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Terms:
     """How policies are judged."""
 
     checkpoints: tuple[str, ...] = (WHOLE,)
@@ -86,7 +86,7 @@ class Judgement:
     episodes: int
     logged_value: float
     """Mean discounted return of the data's own episodes, what comes behind a time limit not counted."""
-    settings: Settings
+    settings: Terms
     config: fqe.Config
     estimates: tuple[Estimated, ...]
 
@@ -131,7 +131,7 @@ def judge(
     runs: Sequence[Path],
     out: Path,
     data: str | None = None,
-    settings: Settings = Settings(),
+    settings: Terms = Terms(),
     config: fqe.Config = fqe.Config(),  # noqa: B008
     *,
     progress: Progress,
@@ -149,15 +149,15 @@ def judge(
     data = _data_of(records, runs) if data is None else data
     reading = _common_reading(records, runs)
     dataset = _load(data, records[0], dataclasses.replace(reading, normalise_observation=True), None)
-    check_needs(fqe.make(config, dataset.spec, fqe.Scale(0, 1, 0, 1)).needs, "off-policy evaluation", dataset.info)
+    check_needs(fqe.make(config, dataset.spec, fqe.Units(0, 1, 0, 1)).needs, "off-policy evaluation", dataset.info)
     with locked(out):
         claim(out / REQUEST_FILE, _request(sources, dataset, settings, config))
         rows = _chosen_rows(dataset.size, settings)
         first = first_rows(dataset)
-        loaded = [load_run(source.run, source.checkpoint, settings.action_choice) for source in sources]
+        loaded = _loaded(sources, settings.action_choice)
         judged, actions, first_actions = _actions(sources, loaded, data, reading, rows, first, settings, out, progress)
         scale, logged_value = scale_of(dataset, first, config.discount)
-        fitted = _rows(dataset, rows)
+        fitted = rows_of(dataset, rows)
         states = np.asarray(dataset.observation)[first]
         courses, values = _fit(fitted, actions, states, first_actions, scale, settings, config, out, progress)
         estimates = tuple(map(_estimated, judged, courses.T, values))
@@ -176,9 +176,9 @@ def judge(
         return found
 
 
-def check(settings: Settings, config: fqe.Config) -> None:
+def check(settings: Terms, config: fqe.Config) -> None:
     """Raises `UserError` for values that no evaluation takes."""
-    fields.build(Settings, fields.values_of(settings))
+    fields.build(Terms, fields.values_of(settings))
     fields.build(fqe.Config, fields.values_of(config))
     if not 0 <= config.discount < 1:
         raise UserError(f"discount is {config.discount:g}: it must be 0 or more and below 1, or sums have no end")
@@ -233,53 +233,51 @@ def _load(data: str, record: RunRecord, reading: Reading, known: MeanAndStd | No
     return dataset
 
 
-def _request(sources: Sequence[Source], dataset: Dataset, settings: Settings, config: fqe.Config) -> JsonRow:
-    """What the folder holds, down to the bytes of the policies."""
-    policies: list[Json] = [
-        {"run": str(source.run), "checkpoint": str(source.checkpoint), "sha256": _sha256(source)} for source in sources
-    ]
+def _request(sources: Sequence[Source], dataset: Dataset, settings: Terms, config: fqe.Config) -> JsonRow:
+    """What the folder holds, down to the bytes of the policies, in words that an error can show."""
+    hashes = [sha256_of_file(source.path, str(source.path)) for source in sources]
+    policies = [[str(source.run), source.checkpoint, sha256] for source, sha256 in zip(sources, hashes, strict=True)]
     return {
-        "policies": policies,
-        "dataset": dataset.info.sha256,
-        "settings": fields.to_json(settings),
-        "config": fields.to_json(config),
+        **fields.to_json(settings),
+        **fields.to_json(config),
+        "dataset": dataset.info.sha256[:12],
+        "policies": f"{len(policies)}, {hashlib.sha256(json.dumps(policies).encode()).hexdigest()[:12]}",
     }
 
 
-def _sha256(source: Source) -> str:
-    folder, checkpoint = RunFolder(source.run), source.checkpoint
-    path = folder.kept(checkpoint) if isinstance(checkpoint, int) else folder.last.parent / f"{checkpoint}.safetensors"
-    return sha256_of_file(path, str(path)) if path.exists() else ""
-
-
-def _chosen_rows(size: int, settings: Settings) -> np.ndarray:
+def _chosen_rows(size: int, settings: Terms) -> np.ndarray:
     """(n,) int: the rows that values are fitted on, in order."""
     if settings.rows == 0 or settings.rows >= size:
         return np.arange(size)
     return np.sort(np.random.default_rng(settings.fit_seed).permutation(size)[: settings.rows])
 
 
-def _rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    return jax.tree.map(lambda array: np.asarray(array)[rows], dataset)
-
-
 def first_rows(dataset: Dataset) -> np.ndarray:
     """(episodes,) int: the row with which each episode begins."""
-    end = np.asarray(dataset.terminal) | np.asarray(dataset.timeout)
-    return np.flatnonzero(np.append(True, end[:-1]))
+    return episode_starts(np.asarray(dataset.terminal) | np.asarray(dataset.timeout))
 
 
-def scale_of(dataset: Dataset, first: np.ndarray, discount: float) -> tuple[fqe.Scale, float]:
+def scale_of(dataset: Dataset, first: np.ndarray, discount: float) -> tuple[fqe.Units, float]:
     """The units of the values, and the mean discounted return of the data's own episodes."""
     to_go = np.asarray(lambda_returns(dataset, jnp.zeros(dataset.size), discount, 1.0), np.float64)
     reward = np.asarray(dataset.reward)
     least, greatest = min(0.0, float(reward.min())), max(0.0, float(reward.max()))
     std = float(to_go.std())
-    scale = fqe.Scale(float(to_go.mean()), std if std > 0 else 1.0, least / (1 - discount), greatest / (1 - discount))
+    scale = fqe.Units(float(to_go.mean()), std if std > 0 else 1.0, least / (1 - discount), greatest / (1 - discount))
     return scale, float(to_go[first].mean())
 
 
 # --- What the policies do ---
+
+
+def _loaded(sources: Sequence[Source], action_choice: str | None) -> list[LoadedRun]:
+    """The runs at their checkpoints; those of one run share their program, which is compiled once."""
+    programs: dict[Path, Program] = {}
+    found: list[LoadedRun] = []
+    for source in sources:
+        loaded = source.load(action_choice)
+        found.append(loaded._replace(program=programs.setdefault(source.run, loaded.program)))
+    return found
 
 
 def _actions(
@@ -289,7 +287,7 @@ def _actions(
     reading: Reading,
     rows: np.ndarray,
     first: np.ndarray,
-    settings: Settings,
+    settings: Terms,
     out: Path,
     progress: Progress,
 ) -> tuple[list[Judged], np.ndarray, np.ndarray]:
@@ -306,9 +304,12 @@ def _actions(
             if stop_requested():
                 raise Interrupted(0)
 
+        states = dict[Path, dict[str, NetObservation]]()
         for number, (source, run) in enumerate(zip(sources, loaded, strict=True)):
-            states = _states(run.record, data, reading, rows, first)
-            actions = kept_actions(folder / f"{number}.safetensors", run, states, settings.fit_seed, on_rows)
+            if source.run not in states:
+                states = {source.run: _states(run.record, data, reading, rows, first)}
+            path = folder / f"{number}.safetensors"
+            actions = kept_actions(path, run, states[source.run], settings.fit_seed, on_rows)
             for policy in judged_of(source, run):
                 judged.append(policy)
                 following.append(actions["next"][policy.member])
@@ -322,10 +323,7 @@ def _states(
     record: RunRecord, data: str, reading: Reading, rows: np.ndarray, first: np.ndarray
 ) -> dict[str, NetObservation]:
     """Next states of the chosen rows and first states of the episodes, as the networks of this run see them."""
-    info = record.dataset
-    known = None
-    if info.observation_mean is not None and info.observation_std is not None:
-        known = np.asarray(info.observation_mean), np.asarray(info.observation_std)
+    known = mean_and_std(record.dataset)
     dataset = _load(data, record, dataclasses.replace(reading, normalise_observation=known is not None), known)
     return {
         "next": NetObservation(np.asarray(dataset.next_observation)[rows]),
@@ -341,8 +339,8 @@ def _fit(
     actions: np.ndarray,
     states: np.ndarray,
     first_actions: np.ndarray,
-    scale: fqe.Scale,
-    settings: Settings,
+    scale: fqe.Units,
+    settings: Terms,
     config: fqe.Config,
     out: Path,
     progress: Progress,
@@ -363,7 +361,7 @@ def _fit(
     progress.advance(training.update)
     before = training.update
     with loop.stop_requests() as stop_requested:
-        for boundary in loop.advance(program, training, lengths, lambda update: progress.advance(0)):
+        for boundary in loop.advance(program, training, lengths, lambda update: None):
             progress.advance(training.update - before)
             before = training.update
             for line in boundary.diverged:
@@ -377,12 +375,13 @@ def _fit(
             if stop_requested() and training.update < updates:
                 raise Interrupted(training.update)
     if not training.alive.any():
-        raise UserError(f"the values of all policies ran away ({next(iter(training.stopped.values()))}): {AGAINST}")
+        why = next(iter(training.stopped.values()))
+        raise UserError(f"the values of all policies ran away ({why}): take a lower --learning-rate, or --clip-targets")
     courses = np.array([row["values"] for row in rows], float)
     return courses, _values(training, scale, states, first_actions)
 
 
-def _values(training: Training, scale: fqe.Scale, states: np.ndarray, first_actions: np.ndarray) -> np.ndarray:
+def _values(training: Training, scale: fqe.Units, states: np.ndarray, first_actions: np.ndarray) -> np.ndarray:
     """Q of the first states for each policy, "m e", in float64; NaN for those that have diverged."""
     values = np.array(fqe.first_values(training.state, scale, states, first_actions), np.float64)
     values[~training.alive] = np.nan

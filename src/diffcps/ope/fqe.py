@@ -49,7 +49,7 @@ class Config:
     """Cut targets off at the least and the greatest sum of rewards that there can be; without, values can run away."""
 
 
-class Scale(NamedTuple):
+class Units(NamedTuple):
     """The units of the networks, and what a value can be."""
 
     mean: float
@@ -80,13 +80,13 @@ class Evaluated(NamedTuple):
 
 
 def value(
-    critic: QFunction, scale: Scale, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]
+    critic: QFunction, scale: Units, observation: Float[Array, "*b obs"], action: Float[Array, "*b act"]
 ) -> Float[Array, "*b"]:
     """Q(s, a), in the units of the rewards."""
     return scale.mean + scale.std * critic(observation, action)[0]
 
 
-def critic_target(critic: QFunction, scale: Scale, batch: Evaluated, config: Config) -> Float[Array, " b"]:
+def critic_target(critic: QFunction, scale: Units, batch: Evaluated, config: Config) -> Float[Array, " b"]:
     """y = r + gamma (1 - d) Q_phi'(s', a'), within what there can be."""
     logged = batch.logged
     q_next = value(critic, scale, logged.next_observation, batch.next_action)
@@ -94,13 +94,13 @@ def critic_target(critic: QFunction, scale: Scale, batch: Evaluated, config: Con
     return jnp.clip(target, scale.least, scale.greatest) if config.clip_targets else target
 
 
-def critic_loss(critic: QFunction, scale: Scale, batch: Evaluated, target: Float[Array, " b"]) -> Scalar:
+def critic_loss(critic: QFunction, scale: Units, batch: Evaluated, target: Float[Array, " b"]) -> Scalar:
     """E[(Q_phi(s, a) - y)^2], in units of the returns' variance."""
     predicted = critic(batch.logged.observation, batch.logged.action)
     return td_loss(predicted, (target - scale.mean) / scale.std)
 
 
-def make(config: Config, spec: Spec, scale: Scale) -> Algorithm[State]:
+def make(config: Config, spec: Spec, scale: Units) -> Algorithm[State]:
     """Fitted Q evaluation of the policy whose next actions are the labels of the rows, "n act" in [-1, 1]."""
     optimiser = clipped_adam(config.learning_rate, float("inf"))
 
@@ -132,7 +132,7 @@ def make(config: Config, spec: Spec, scale: Scale) -> Algorithm[State]:
 
 @partial(jax.jit, static_argnames="scale")
 def first_values(
-    state: State, scale: Scale, observation: Float[Array, "e obs"], action: Float[Array, "m e act"]
+    state: State, scale: Units, observation: Float[Array, "e obs"], action: Float[Array, "m e act"]
 ) -> Float[Array, "m e"]:
     """Q of the first states of the episodes, for each policy with its own first actions."""
     return jax.vmap(lambda critic, action: value(critic, scale, observation, action))(state.critic.model, action)

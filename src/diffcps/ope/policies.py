@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import safetensors.numpy
 
 from diffcps.records.folder import RunFolder
 from diffcps.records.record import Evaluation
-from diffcps.run.policy import Checkpoint, LoadedRun
+from diffcps.run.policy import Checkpoint, LoadedRun, checkpoint_path, load_run
 from diffcps.storage import write_atomically
+from diffcps.training import checkpoint
 from diffcps.training.members import Member
 from diffcps.types import Count, NetObservation, UserError
 
@@ -30,7 +31,19 @@ class Source(NamedTuple):
     """One checkpoint of a run."""
 
     run: Path
-    checkpoint: Checkpoint | int
+    checkpoint: str
+    """Its name, or after how many updates it was kept."""
+
+    @property
+    def path(self) -> Path:
+        """Its file. Raises `UserError` where there is none."""
+        which = int(self.checkpoint) if self.checkpoint.isdecimal() else self.checkpoint
+        return checkpoint_path(RunFolder(self.run), which)
+
+    def load(self, action_choice: str | None) -> LoadedRun:
+        """The run at this checkpoint. Raises `UserError`."""
+        which = int(self.checkpoint) if self.checkpoint.isdecimal() else cast(Checkpoint, self.checkpoint)
+        return load_run(self.run, which, action_choice)
 
 
 @dataclass(frozen=True)
@@ -60,30 +73,18 @@ def sources_of(runs: Sequence[Path], checkpoints: Sequence[str]) -> list[Source]
         folder = RunFolder(run)
         folder.read_record()
         for word in checkpoints:
-            if word != WHOLE:
-                sources.append(Source(run, int(word) if word.isdecimal() else _named(word)))
-                continue
-            kept = folder.kept_updates()
-            sources += [Source(run, update) for update in kept]
-            if folder.last.exists() and not (kept and kept[-1] == _last_update(folder)):
-                sources.append(Source(run, "last"))
+            sources += [Source(run, which) for which in (_whole(folder) if word == WHOLE else [word])]
     for source in sources:
         if sources.count(source) > 1:
             raise UserError(f"checkpoint {source.checkpoint} is named twice; name each once")
     return sources
 
 
-def _named(word: str) -> Checkpoint:
-    for known in ("best", "selected", "last"):
-        if word == known:
-            return known
-    raise UserError(f"there is no checkpoint {word!r}: take {WHOLE}, best, selected, last, or numbers of updates")
-
-
-def _last_update(folder: RunFolder) -> int | None:
-    """The update of the last evaluation."""
-    evaluations = folder.read_evaluations(folder.read_record().members)
-    return max((row.update for row in evaluations), default=None)
+def _whole(folder: RunFolder) -> list[str]:
+    """The kept checkpoints, and the last one, unless it is that of the same update."""
+    kept = folder.kept_updates()
+    last = checkpoint.information(checkpoint_path(folder, "last"))["update"]
+    return [*map(str, kept), *([] if last in kept else ["last"])]
 
 
 def judged_of(source: Source, loaded: LoadedRun) -> list[Judged]:
@@ -103,7 +104,7 @@ def _judged(source: Source, method: str, member: Member, updates: int, row: Eval
     return Judged(
         run=str(source.run),
         method=method,
-        checkpoint=str(source.checkpoint),
+        checkpoint=source.checkpoint,
         member=member.index,
         label=member.label,
         updates=updates,

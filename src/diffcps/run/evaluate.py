@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from diffcps.data.scaling import Scaling
-from diffcps.data.split import some_episodes
+from diffcps.data.split import rows_of, some_episodes
 from diffcps.envs.make import check_fits
 from diffcps.envs.names import Environment, named
 from diffcps.evaluation.rollout import Episodes, roll_out
@@ -38,11 +37,7 @@ def rows_to_diagnose(dataset: Dataset, episode_steps: int = 0) -> Dataset:
     if episode_steps:
         return some_episodes(dataset, DIAGNOSE_ROWS, episode_steps)
     drawn = np.random.default_rng(0).integers(dataset.size, size=DIAGNOSE_ROWS)
-
-    def rows(array: np.ndarray | jax.Array) -> np.ndarray:
-        return np.asarray(array)[drawn]
-
-    return jax.tree.map(rows, dataset)
+    return rows_of(dataset, drawn)
 
 
 def evaluate_members(

@@ -253,7 +253,7 @@ def load_run(run: str | Path, which: Checkpoint | int = "best", action_choice: s
     record = folder.read_record()
     if action_choice is not None:
         record = acting_by(record, action_choice)
-    path = _checkpoint_path(folder, which)
+    path = checkpoint_path(folder, which)
     program = program_of(record, record.members, None)
     whole = jax.eval_shape(program.init)
     like = without_memory(whole) if isinstance(which, int) else whole
@@ -261,7 +261,8 @@ def load_run(run: str | Path, which: Checkpoint | int = "best", action_choice: s
     return LoadedRun(folder, record, program, state, _updates(information["update"], len(record.members)))
 
 
-def _checkpoint_path(folder: RunFolder, which: str | int) -> Path:
+def checkpoint_path(folder: RunFolder, which: str | int) -> Path:
+    """The file of a checkpoint, a number: of the kept one after so many updates. Raises `UserError` without it."""
     if isinstance(which, int):
         if (path := folder.kept(which)).exists():
             return path

@@ -11,6 +11,7 @@ import numpy as np
 from diffcps.algorithms import ALGORITHMS
 from diffcps.data.actions import Box
 from diffcps.data.load import load
+from diffcps.data.transforms import mean_and_std
 from diffcps.envs.make import environment_sizes
 from diffcps.presets import NO_PRESET, presets_of
 from diffcps.readers.source import BUILTIN
@@ -59,7 +60,7 @@ class Request:
 
         Raises `UserError`.
         """
-        known = None if self.start is None else self.start.mean_and_std
+        known = None if self.start is None else mean_and_std(self.start.data)
         return load(self.source, self.reading, task=self.task, box_of=self._box_of, known=known)
 
     def _box_of(self, of_data: EnvironmentSpec | None) -> tuple[str, Box] | None:

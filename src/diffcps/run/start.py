@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from diffcps.algorithms import ALGORITHMS
-from diffcps.data.transforms import MeanAndStd, normalise_with
+from diffcps.data.transforms import mean_and_std, normalise_with
 from diffcps.readers.hashes import sha256_of_file
 from diffcps.records import fields
 from diffcps.records.folder import RunFolder
@@ -29,12 +29,6 @@ class Start(NamedTuple):
     weights: InitialWeights
     data: DatasetInfo
     """Action box and scaling of the observations."""
-
-    @property
-    def mean_and_std(self) -> MeanAndStd | None:
-        """By which its observations were normalised."""
-        mean, std = self.data.observation_mean, self.data.observation_std
-        return None if mean is None or std is None else (np.asarray(mean), np.asarray(std))
 
 
 def start_of(init_from: str | Path | None, stored: RunRecord | None) -> Start | None:
@@ -64,7 +58,7 @@ def fitted(dataset: Dataset, start: Start) -> Dataset:
 
     Raises `UserError` where actions or observations mean something else.
     """
-    run, before, known = start.weights.run, start.data, start.mean_and_std
+    run, before, known = start.weights.run, start.data, mean_and_std(start.data)
     if known is not None and dataset.info.observation_mean is None:
         copy = {name: np.array(getattr(dataset, name)) for name in ("observation", "next_observation")}
         dataset = normalise_with(dataclasses.replace(dataset, **copy), known)
