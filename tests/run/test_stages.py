@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax.core import Tracer
 
 from diffcps import UserError
 from diffcps.algorithms import awr, sfbc
 from diffcps.records.settings import Settings
 from diffcps.run.progress import Silent
 from diffcps.run.train import train
-from diffcps.training import loop, members
+from diffcps.training import checkpoint, loop, members
 from diffcps.training.members import Program, expand
 from diffcps.types import Algorithm, Dataset, DatasetInfo, Stage
 from tests.problems import begun
@@ -218,13 +219,14 @@ def test_pieces_are_read_again_and_a_checkpoint_has_the_whole(dataset, monkeypat
     made, prepare = [], program.prepare
 
     def noted(state, stage, start):
-        made.append(start)
+        if not isinstance(state.first, Tracer):  # shapes alone are asked for, too
+            made.append(start)
         return prepare(state, stage, start)
 
     monkeypatch.setattr(program, "prepare", noted)
     training = loop.begin(program)
     list(loop.advance(program, training, lengths, lambda update: None, pieces=pieces))
-    assert set(made) == {0, 20, 28}  # of 0 the shapes alone
+    assert made == [20, 28]
     whole = loop.begin(program)
     list(loop.advance(program, whole, lengths, lambda update: None))
     assert whole.state.second.tolist() == training.state.second.tolist() != [0.0]
@@ -301,6 +303,7 @@ def test_a_run_that_is_stopped_among_the_rows_goes_on_as_if_nothing_had_happened
     with pytest.raises(loop.Interrupted) as stop:
         train(config, dataset, SETTINGS, out=tmp_path / "run", display=Stopping())
     assert stop.value.update == 30
+    assert checkpoint.information(tmp_path / "run" / "checkpoints" / "last.safetensors")["update"] == 30
     pieces = tmp_path / "run" / "checkpoints" / "rows"
     assert "2-0.safetensors" in [path.name for path in pieces.iterdir()]
     train(config, dataset, SETTINGS, out=tmp_path / "run", resume=True)
