@@ -1,8 +1,15 @@
+import os
+import threading
+from contextlib import closing
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from diffcps.evaluation.rollout import _tell_unreadable, roll_out, success_of
+from diffcps.envs.make import make_environment
+from diffcps.evaluation.rollout import _tell_unreadable, roll_out, success_of, threads_for
 from diffcps.types import EnvAction, EnvironmentSpec, EnvObservation, UserError
 from tests.evaluation.conftest import COUNTDOWN, ENDLESS, LIMITLESS, Countdown
 
@@ -147,26 +154,85 @@ def test_an_evaluation_needs_an_episode() -> None:
         roll_out(member_and_step, COUNTDOWN, 2, 0)
 
 
-def test_hopper_as_in_a_plain_loop() -> None:
+@pytest.mark.parametrize(("episodes", "threads"), [(2, 1), (6, 3)])
+def test_hopper_as_in_a_plain_loop(monkeypatch, episodes: int, threads: int) -> None:
     """Random actions make Hopper fall within some tens of steps; member m plays row m of the same random numbers."""
-    actions = np.random.default_rng(0).uniform(-1, 1, (200, 2, 2, 3)).astype(np.float32)
-    seen = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    actions = np.random.default_rng(0).uniform(-1, 1, (200, 2, episodes, 3)).astype(np.float32)
+    seen, stepped_by = [], set()
+    step_alone = MujocoEnv._step_mujoco_simulation
+
+    def step_and_tell(self, *arguments) -> None:
+        stepped_by.add(threading.get_ident())
+        step_alone(self, *arguments)
 
     def act(observation: EnvObservation, step: int) -> EnvAction:
         seen.append(observation)
         return EnvAction(actions[step])
 
-    episodes = roll_out(act, "Hopper-v5", 2, 2, seed=5)
+    monkeypatch.setattr(MujocoEnv, "_step_mujoco_simulation", step_and_tell)
+    played = roll_out(act, "Hopper-v5", 2, episodes, seed=5)
+    main = threading.get_ident()
+    assert (stepped_by == {main}) == (threads == 1)
+    assert len(stepped_by) <= threads
 
     environment = gymnasium.make("Hopper-v5")
-    for member, episode in np.ndindex(2, 2):
+    for member, episode in np.ndindex(2, episodes):
         observation, _ = environment.reset(seed=5 + episode)
         total, step, ended = 0.0, 0, False
         while not ended:
             np.testing.assert_array_equal(seen[step][member, episode], observation)
             observation, reward, terminated, truncated, _ = environment.step(actions[step, member, episode])
             total, step, ended = total + float(reward), step + 1, terminated or truncated
-        assert episodes.returns[member, episode] == total
-        assert episodes.lengths[member, episode] == step
+        assert played.returns[member, episode] == total
+        assert played.lengths[member, episode] == step
     environment.close()
-    assert len(np.unique(episodes.returns)) == 4
+    assert len(np.unique(played.returns)) == 2 * episodes
+
+
+@pytest.mark.parametrize(
+    ("environment", "episodes", "threads"),
+    [
+        ("Hopper-v5", 20, 4),
+        ("Hopper-v5", 3, 1),
+        ("diffcps/AntMaze-umaze-v2", 9, 2),
+        ("diffcps.envs.toy:diffcps/Stitching-v0", 20, 1),  # no MuJoCo
+        (COUNTDOWN, 20, 1),  # foreign: it may share what it likes with its like
+        (f"{__name__}:wrapped_hopper", 20, 1),
+    ],
+)
+def test_only_environments_that_share_nothing_are_stepped_side_by_side(
+    monkeypatch, environment: str, episodes: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    with closing(make_environment(environment)) as made:
+        assert threads_for(made, episodes) == threads
+
+
+class Foreign(gymnasium.Wrapper):
+    """A wrapper of which nothing is known."""
+
+
+def wrapped_hopper() -> gymnasium.Env:
+    return Foreign(gymnasium.make("Hopper-v5"))
+
+
+def test_an_error_in_a_thread_ends_the_evaluation_and_closes_all(monkeypatch) -> None:
+    closed: list[MujocoEnv] = []
+    close, step = MujocoEnv.close, HopperEnv.step
+
+    def close_and_tell(self) -> None:
+        closed.append(self)
+        close(self)
+
+    def breaking(self, action):
+        if self.data.time > 0.05:
+            raise RuntimeError("a joint came off")
+        return step(self, action)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(MujocoEnv, "close", close_and_tell)
+    monkeypatch.setattr(HopperEnv, "step", breaking)
+    with pytest.raises(RuntimeError, match="a joint came off"):
+        roll_out(lambda observation, step: EnvAction(np.zeros((1, 8, 3))), "Hopper-v5", 1, 8)
+    assert len(set(closed)) == 8

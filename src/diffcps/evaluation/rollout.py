@@ -1,11 +1,17 @@
-"""Whole episodes of a policy in its environment: all seeds and all episodes step together, one policy call a step."""
+"""Whole episodes of a policy in its environment: all seeds and all episodes step together, one policy call a step.
+
+Between two calls the environments are stepped by a pool of threads, a share of the episodes each: MuJoCo, where most of
+the time goes, lets go of Python's lock. Every episode has an environment of its own, so that the results are the same.
+"""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +28,10 @@ Act = Callable[[EnvObservation, int], EnvAction]
 SUCCESS_KEYS = ("success", "is_success", "goal_achieved", "solved")
 """Where the `info` of environments says whether a step is a success (OGBench, Meta-World, Gymnasium-Robotics' mazes and
 hands, ManiSkill; its Fetch robots, LeRobot; D4RL's Adroit; MyoSuite). The first one that is there counts."""
+THREADED = ("gymnasium.envs.mujoco.", "gymnasium.wrappers.", "gymnasium_robotics.", "diffcps.envs.")
+"""Where environments come from that share nothing with one another, if MuJoCo moves them. Of others nobody knows."""
+A_THREAD = 4
+"""Episodes for which a thread is worth its while."""
 
 
 class Episodes(NamedTuple):
@@ -59,7 +69,7 @@ def roll_out(
 
     shape = (num_members, num_episodes)
     returns, lengths, alive = np.zeros(shape), np.zeros(shape, int), np.ones(shape, bool)
-    at_last, at_any, said = np.zeros(shape), np.zeros(shape), False
+    at_last, at_any, said = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
 
     with ExitStack() as stack:
         environments = {
@@ -68,9 +78,22 @@ def roll_out(
         first = environments[0, 0]
         check_time_limit(first, environment)
         spaces = boxes(first)
+        threads = threads_for(first, num_members * num_episodes)
+        at_once = map if threads == 1 else stack.enter_context(ThreadPoolExecutor(threads)).map
         observation = np.zeros((*shape, *spaces.observation.shape))
         for member, episode in np.ndindex(shape):
             observation[member, episode], _ = environments[member, episode].reset(seed=seed + episode)
+
+        def take_step(action: EnvAction, indices: Sequence[tuple[int, int]]) -> None:
+            for index in indices:
+                observation[index], reward, terminated, truncated, info = environments[index].step(action[index])
+                returns[index] += float(reward)
+                lengths[index] += 1
+                success = success_of(info, environment)
+                said[index] |= success is not None
+                at_last[index] = bool(success)
+                at_any[index] = at_any[index] or bool(success)
+                alive[index] = not (terminated or truncated)
 
         step = 0
         while alive.any():
@@ -78,18 +101,23 @@ def roll_out(
                 on_step(step, int(alive.sum()))
             action = act(EnvObservation(observation.copy()), step)
             action = box_action(action, spaces.action, alive, environment, step)
-            for index in map(tuple, np.argwhere(alive)):
-                observation[index], reward, terminated, truncated, info = environments[index].step(action[index])
-                returns[index] += float(reward)
-                lengths[index] += 1
-                success = success_of(info, environment)
-                said |= success is not None
-                at_last[index] = bool(success)
-                at_any[index] = at_any[index] or bool(success)
-                alive[index] = not (terminated or truncated)
+            indices = [(int(member), int(episode)) for member, episode in np.argwhere(alive)]
+            shares = [indices[thread::threads] for thread in range(threads)]
+            list(at_once(partial(take_step, action), shares))
             step += 1
 
-    return Episodes(returns, lengths, at_last, at_any) if said else Episodes(returns, lengths)
+    return Episodes(returns, lengths, at_last, at_any) if said.any() else Episodes(returns, lengths)
+
+
+def threads_for(environment: gymnasium.Env, episodes: int) -> int:
+    """How many threads step so many environments like this one: one where steps might depend on the others' order."""
+    layers = [environment]
+    while layers[-1] is not environment.unwrapped:
+        layers.append(layers[-1].env)  # pyright: ignore[reportAttributeAccessIssue]; it is a wrapper
+    known = all(type(layer).__module__.startswith(THREADED) for layer in layers)
+    if not known or type(getattr(layers[-1], "model", None)).__name__ != "MjModel":
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), episodes // A_THREAD))
 
 
 def check_time_limit(made: gymnasium.Env, environment: EnvironmentSpec | str) -> None:
