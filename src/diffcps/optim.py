@@ -122,15 +122,15 @@ def moving_average(average: Model, new: Model, rate: Real) -> Model:
 
 
 def moving_average_when(condition: Bool[Array, ""], average: Model, new: Model, rate: Real) -> Model:
-    """`moving_average` where the condition holds, else `average` as it is."""
-    return jax.lax.cond(condition, moving_average, lambda average, new, rate: average, average, new, rate)
+    """`moving_average` where the condition holds, else `average` as it is: a step of rate 0, which needs no branch."""
+    return moving_average(average, new, jnp.where(condition, rate, 0.0))
 
 
 def copied_then_averaged(
-    average: Model, new: Model, index: Int[Array, ""], every: int, copied_before: int, rate: Real
+    average: Model, new: Model, count: Int[Array, ""], every: int, copied_before: int, rate: Real
 ) -> Model:
     """At every `every`-th update a copy, before `copied_before`, and then a step of the moving average.
 
     Reference: the trainer of Diffuser's program (arXiv:2205.09991).
     """
-    return moving_average_when(index % every == 0, average, new, jnp.where(index < copied_before, 1.0, rate))
+    return moving_average_when(count % every == 0, average, new, jnp.where(count < copied_before, 1.0, rate))

@@ -17,6 +17,7 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
+    TypeVarTuple,
     runtime_checkable,
 )
 
@@ -263,8 +264,36 @@ Denoise = Callable[[Float[Array, "*b d"], Int[Array, "*#b"]], Float[Array, "*b d
 State = TypeVar("State")
 Batch = Tree
 """What one update reads: `Transition` here, windows or whole trajectories elsewhere."""
-UpdateIndex = Int[Array, ""]
-"""Number of updates made before this one. It is the loop's, not the state's: all members of a run share it."""
+Result = TypeVar("Result")
+Operands = TypeVarTuple("Operands")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class UpdateIndex:
+    """Which update it is. It is the loop's, not the state's: all members of a run share it."""
+
+    count: Int[Array, ""]
+    """Number of updates made before this one."""
+    phase: int = field(default=0, metadata={"static": True})
+    """`count` modulo `period`: known when the update is compiled."""
+    period: int = field(default=1, metadata={"static": True})
+    """The stage's."""
+
+    def every(
+        self,
+        interval: int,
+        do: Callable[[*Operands], Result],
+        otherwise: Callable[[*Operands], Result],
+        *operands: *Operands,
+    ) -> Result:
+        """`do(*operands)` where `count` is divisible by `interval`, else `otherwise(*operands)`, of the same shapes.
+
+        Nothing is asked on the device where `interval` divides the stage's period.
+        """
+        if self.period % interval == 0:
+            return (otherwise if self.phase % interval else do)(*operands)
+        return jax.lax.cond(self.count % interval == 0, do, otherwise, *operands)
 
 
 def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Tree]:
@@ -293,6 +322,9 @@ class Stage(Generic[State]):
     update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
     begin: Callable[[State, Dataset, Key], tuple[State, Tree]] = begin_as_it_is
     for_rows: Callable[[State, Dataset, Int[Array, " n"], Key], Tree] | None = None
+    period: int = 1
+    """After how many updates their conditions repeat (`UpdateIndex.every`). On a GPU the loop writes so many out, one
+    after the other, so that none waits for a condition: few will do, a longer program takes longer to compile."""
     keep: bool = False
     """Whether the labels are saved with a checkpoint. Without, a resumed run has `begin` make them again from the state
     as it is by then: right only where they depend on nothing that the stage moves."""

@@ -38,7 +38,7 @@ from diffcps.algorithms import (
 )
 from diffcps.records.fields import documentation
 from diffcps.training import checkpoint
-from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage
+from diffcps.types import Algorithm, Configuration, Dataset, Method, Stage, UpdateIndex
 from tests.problems import SPEC, begun, random_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -358,7 +358,7 @@ def update(
     """One update, batch and key by its index alone, with the fields named in `zeros` set to zero."""
     values = real_values(name) | dict.fromkeys(zeros, jnp.float32(0.0))
     run, batch = compiled(name, "update", stage), batch_of(name, index, stage)
-    return run(values, state, batch, jax.random.key(index), jnp.asarray(index))
+    return run(values, state, batch, jax.random.key(index), UpdateIndex(jnp.asarray(index)))
 
 
 @cache
@@ -467,7 +467,7 @@ def abstract_updates(name: str) -> list[tuple[Any, Any, dict[str, Any]]]:
             labels = jax.eval_shape(stage.for_rows, state, dataset(), jnp.arange(dataset().size), key)
         begun, labels = jax.eval_shape(stage.begin, state, dataclasses.replace(dataset(), labels=labels), key)
         batch = jax.eval_shape(stage.batch, dataclasses.replace(dataset(), labels=labels), key)
-        new, metrics = jax.eval_shape(stage.update, begun, batch, key, jnp.asarray(0))
+        new, metrics = jax.eval_shape(stage.update, begun, batch, key, UpdateIndex(jnp.asarray(0)))
         updates.append((batch, new, metrics))
     return updates
 
@@ -498,14 +498,16 @@ def test_real_valued_fields_may_be_traced_and_mapped_over(name):
     grid = jax.tree.map(lambda *values: jnp.stack(values), real_values(name), other_values(name))
     states = jax.vmap(compiled(name, "init"), in_axes=(0, None))(grid, jax.random.key(0))
     mapped = jax.jit(jax.vmap(compiled(name, "update"), in_axes=(0, 0, None, None, None)))
-    states, _ = mapped(grid, states, batch_of(name, 0), jax.random.key(0), jnp.asarray(0))
+    states, _ = mapped(grid, states, batch_of(name, 0), jax.random.key(0), UpdateIndex(jnp.asarray(0)))
     after_one = jax.tree.map(lambda leaf: leaf[1], states)
     states, _ = mapped(grid, states, batch_of(name, 1), jax.random.key(1), jnp.asarray(1))
     # Rounding differs between the programs; Adam turns it into a small part of its rate of 0.01 an update.
     assert distance(jax.tree.map(lambda leaf: leaf[0], states), trained(name, 2)) < 1e-4
     plain = make(name, **{key: float(value) for key, value in other_values(name).items()})  # Python's numbers
     state = jax.jit(plain.init)(jax.random.key(0))
-    state, _ = jax.jit(plain.stages[-1].update)(state, batch_of(name, 0), jax.random.key(0), jnp.asarray(0))
+    state, _ = jax.jit(plain.stages[-1].update)(
+        state, batch_of(name, 0), jax.random.key(0), UpdateIndex(jnp.asarray(0))
+    )
     assert distance(without_memory(after_one), without_memory(state)) < 1e-4
     first, second = (jax.tree.map(lambda leaf: leaf[i], states) for i in range(2))  # noqa: B023
     assert distance(first, second) > 1e-3  # negative control: the values do matter
@@ -525,7 +527,7 @@ def test_same_key_same_result_and_another_key_another(name):
         return {
             "init": initial(name, seed),
             "batch": batch_of(name, seed),
-            "update": compiled(name, "update")(values, state, batch, jax.random.key(seed), jnp.asarray(0)),
+            "update": compiled(name, "update")(values, state, batch, jax.random.key(seed), UpdateIndex(jnp.asarray(0))),
             "act": compiled(name, "act")(values, state, observation, jax.random.key(seed)),
             "diagnose": diagnosis(name, state, seed),
         }
@@ -640,7 +642,7 @@ def outcome(name: str, values: Mapping[str, jax.Array]) -> Any:
         for index in range(5):
             batch = compiled(name, "batch", stage)(values, rows, jax.random.key(index))
             run = compiled(name, "update", stage)
-            state, _ = run(values, state, batch, jax.random.key(index), jnp.asarray(index))
+            state, _ = run(values, state, batch, jax.random.key(index), UpdateIndex(jnp.asarray(index)))
     action = compiled(name, "act")(values, state, dataset().observation, jax.random.key(2))
     return state, action, compiled(name, "diagnose")(values, state, dataset(), jax.random.key(3))
 
@@ -751,11 +753,12 @@ def test_policy_and_multiplier_rest_between_their_updates(name):
 
 @every_method
 def test_metrics_have_the_same_names_at_every_update(name):
-    state, algorithm = trained(name), make(name)
+    state, stage = trained(name), make(name).stages[-1]
     names = []
-    for index in range(2):  # outside of jit, where the index is a known number
+    for number in range(2):  # outside of jit, where the index is a known number
+        index = UpdateIndex(jnp.asarray(number), number % stage.period, stage.period)
         _, metrics = jax.eval_shape(
-            lambda state, batch, key, index=index: algorithm.stages[-1].update(state, batch, key, jnp.asarray(index)),
+            lambda state, batch, key, index=index: stage.update(state, batch, key, index),
             state,
             batch_of(name),
             jax.eval_shape(jax.random.key, 0),

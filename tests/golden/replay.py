@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffcps.optim import Trained
-from diffcps.types import Algorithm, Metrics, Spec, Transition
+from diffcps.types import Algorithm, Metrics, Spec, Transition, UpdateIndex
 from tests.golden.weights import Arrays
 
 SPEC = Spec(observation_size=5, action_size=3)
@@ -56,7 +56,7 @@ def replay(make: Make, state: Any, batches: Any, draws: Any, first: int | jax.Ar
     def body(state, inputs):
         batch, draws, index = inputs
         update = make(lambda *_: draws).stages[0].update
-        state, metrics = update(state, batch, jax.random.key(0), index)
+        state, metrics = update(state, batch, jax.random.key(0), UpdateIndex(index))
         return state, (networks_of(state), metrics)
 
     indices = first + jnp.arange(len(jax.tree.leaves(batches)[0]))

@@ -15,7 +15,7 @@ from diffcps.algorithms import awr
 from diffcps.networks.gaussian import Gaussian
 from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import Labelled
-from diffcps.types import Dataset, DatasetInfo, Real
+from diffcps.types import Dataset, DatasetInfo, Real, UpdateIndex
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, recorded, state_with
 from tests.golden.weights import distance, mlp
@@ -60,7 +60,7 @@ def two_iterations(trace: Real, max_weight: Real) -> dict[str, Any]:
         state, labels = stage.begin(state, dataset, key)
 
         def body(state, batch, stage=stage, part=part):
-            state, metrics = stage.update(state, batch, key, jnp.asarray(0))
+            state, metrics = stage.update(state, batch, key, UpdateIndex(jnp.asarray(0)))
             return state, (getattr(state, part).model, metrics[f"{part}/loss"])
 
         chosen = jnp.asarray(ARRAYS[f"steps/{part}_rows"][iteration])

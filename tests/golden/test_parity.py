@@ -23,7 +23,7 @@ from diffcps.optim import Trained
 from diffcps.policies.diffusion import Draws
 from diffcps.rl.bellman import clipped_double_q_target, td_loss
 from diffcps.rl.improvement import normalised_q_loss
-from diffcps.types import Metrics, Spec, Transition
+from diffcps.types import Metrics, Spec, Transition, UpdateIndex
 from tests.conftest import load_golden
 from tests.golden.weights import critic_from_golden, denoiser_from_golden, distance
 
@@ -66,7 +66,7 @@ def state_from_golden(arrays) -> diffcps.State:
 def update_with(state, batch: Transition, draws: Draws, index, ema_rate=CONFIG.ema_rate):
     """One update with the given numbers in place of drawn ones."""
     algorithm = diffcps.make(dataclasses.replace(CONFIG, ema_rate=ema_rate), SPEC, draw=lambda *_: draws)
-    return algorithm.stages[0].update(state, batch, jax.random.key(0), index)
+    return algorithm.stages[0].update(state, batch, jax.random.key(0), UpdateIndex(index))
 
 
 # --- One update, piece by piece ---

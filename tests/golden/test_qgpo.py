@@ -20,7 +20,7 @@ from diffcps.networks.score import EnergyNetwork, ScoreUNet
 from diffcps.policies.score import Chain, chain_through, denoise_by, even_chain, sample_actions, sample_chain
 from diffcps.rl.bellman import mean_critic_loss
 from diffcps.rl.improvement import softmax_value
-from diffcps.types import Metrics, Real, Transition
+from diffcps.types import Metrics, Real, Transition, UpdateIndex
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, Networks, networks_of, state_with
 from tests.golden.weights import distance, ensemble, linear, mlp, observation_first
@@ -246,7 +246,7 @@ def updated(stage: int) -> tuple[list[Networks], list[Metrics]]:
     @jax.jit
     def run(state, batch, draws):
         made = qgpo.make(CONFIG, SPEC, lambda *_: draws)
-        return made.stages[stage].update(state, batch, jax.random.key(0), jnp.asarray(0))
+        return made.stages[stage].update(state, batch, jax.random.key(0), UpdateIndex(jnp.asarray(0)))
 
     state, networks, metrics = initial_state(), [], []
     for update in UPDATES if stage else UPDATES[:1]:

@@ -12,7 +12,7 @@ import pytest
 from diffcps.algorithms import sfbc
 from diffcps.networks.critic import Critic
 from diffcps.rl.replay import Labelled
-from diffcps.types import Dataset, DatasetInfo
+from diffcps.types import Dataset, DatasetInfo, UpdateIndex
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, recorded, state_with
 from tests.golden.weights import distance, ensemble, mlp
@@ -57,7 +57,7 @@ def two_rounds(config: sfbc.Config) -> list[tuple[Critic, jax.Array, jax.Array, 
         state, labels = begun(stage, state, dataset, key)
 
         def body(state, batch, stage=stage):
-            state, metrics = stage.update(state, batch, key, jnp.asarray(0))
+            state, metrics = stage.update(state, batch, key, UpdateIndex(jnp.asarray(0)))
             return state, (state.critic.model, metrics["critic/loss"])
 
         batches = Labelled(dataset.observation[indices], dataset.action[indices], labels[indices])

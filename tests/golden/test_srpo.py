@@ -18,7 +18,7 @@ from diffcps.networks.critic import VNetwork
 from diffcps.networks.gaussian import Deterministic
 from diffcps.networks.norm import LayerNorm
 from diffcps.networks.residual import ContinuousDenoiser, fixed_features
-from diffcps.types import Metrics, Transition
+from diffcps.types import Metrics, Transition, UpdateIndex
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, Networks, networks_of, state_with
 from tests.golden.weights import distance, ensemble, linear, mlp, observation_first
@@ -168,7 +168,7 @@ def three(stage: int) -> tuple[list[Networks], list[Metrics]]:
     @jax.jit
     def run(state, batch, draws):
         made = srpo.make(CONFIG, SPEC, lambda *_: draws, lambda *_: draws)
-        return made.stages[stage].update(state, batch, jax.random.key(0), jnp.asarray(0))
+        return made.stages[stage].update(state, batch, jax.random.key(0), UpdateIndex(jnp.asarray(0)))
 
     networks, metrics = [], []
     for update in UPDATES:
@@ -220,5 +220,7 @@ def test_the_weight_decay_shows_in_the_third_update():
     for update in UPDATES:
         draws = behaviour_draws(update)
         made = srpo.make(config, SPEC, lambda *_, draws=draws: draws)
-        state, _ = jax.jit(made.stages[0].update)(state, batch_of(update), jax.random.key(0), jnp.asarray(0))
+        state, _ = jax.jit(made.stages[0].update)(
+            state, batch_of(update), jax.random.key(0), UpdateIndex(jnp.asarray(0))
+        )
     assert distance(state.behaviour.model, denoiser("update3/after/behavior")) > TOLERANCE

@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from diffcps.algorithms import qgpo
 from diffcps.diffusion.vp_sde import alpha_and_std
 from diffcps.policies.score import even_chain, sample_chain
-from diffcps.types import Algorithm, Dataset, Spec, UserError
+from diffcps.types import Algorithm, Dataset, Spec, UpdateIndex, UserError
 from tests.problems import MODES, NUM_ACTIONS, SPREAD, begun, dataset_of, near_a_mode
 
 
@@ -132,7 +132,7 @@ def advanced(stage: int, values: Mapping[str, jax.Array], state: qgpo.State, lab
 
     def body(index: jax.Array, state: qgpo.State) -> qgpo.State:
         key_batch, key_update = jax.random.split(jax.random.fold_in(jax.random.key(stage), index))
-        return update(state, batch(data, key_batch), key_update, index)[0]
+        return update(state, batch(data, key_batch), key_update, UpdateIndex(index))[0]
 
     return jax.lax.fori_loop(0, UPDATES[stage], body, state)
 

@@ -1,6 +1,7 @@
 """Members train together as they would alone; one that diverges is frozen and the others go on."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffcps.algorithms import diffcps, diffusion_bc
+from diffcps.algorithms import diffcps, diffusion_bc, td3_bc
 from diffcps.training.members import Program, expand
 from diffcps.types import Dataset, DatasetInfo, NetObservation
 
@@ -65,6 +66,32 @@ def test_a_seed_among_four_has_the_curve_it_has_alone(dataset):
     for name, curve in alone.items():
         np.testing.assert_allclose(curve[:, 0], together[name][:, 2], rtol=2e-3, atol=2e-4, err_msg=name)
     assert not np.allclose(together["critic/loss"][:, 0], together["critic/loss"][:, 2], rtol=1e-2)
+
+
+@pytest.mark.parametrize(("module", "config"), [(diffcps, SMALL), (td3_bc, td3_bc.Config(width=16, batch_size=8))])
+def test_updates_that_are_written_out_are_those_that_ask(dataset, monkeypatch, module, config):
+    """As on a GPU, from any update to any other: the policy moves at every third."""
+    config = dataclasses.replace(config, policy_interval=3)
+
+    def trained():
+        made = program(dataset, expand([0, 1], {}), config, module)
+        state, alive, found = made.init(), jnp.ones(2, bool), []
+        for first, last in ((0, 7), (7, 8), (8, 14)):
+            state, alive, metrics = made.advance(state, alive, first, last)
+            found.append({name: np.asarray(value) for name, value in metrics.items()})
+        assert bool(alive.all())
+        return jax.tree.map(np.asarray, state), found
+
+    state, metrics = trained()
+    periods = []
+    monkeypatch.setattr(
+        "diffcps.training.members.written_out", lambda stage, mesh: periods.append(stage.period) or stage.period
+    )
+    other, of_other = trained()
+    assert periods == [3, 3, 3]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), state, other)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), metrics, of_other)
+    assert np.isnan(of_other[1]["actor/q_loss"]).all() and np.isfinite(of_other[2]["actor/q_loss"]).all()
 
 
 @pytest.mark.slow

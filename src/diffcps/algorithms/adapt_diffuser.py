@@ -71,6 +71,7 @@ from diffcps.types import (
     Spec,
     Stage,
     Transition,
+    UpdateIndex,
     UserError,
 )
 
@@ -388,7 +389,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         windows = draw_windows(dataset, dataset.labels, key_windows, config.batch_size, config.horizon)
         return windows, sample_transitions(dataset, key_rows, config.dynamics_batch_size)
 
-    def update_planner(state: State, batch: Windows, draws: Draws, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_planner(state: State, batch: Windows, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
         known, average = known_ends(config, spec, scaled), state.target_planner
         planner, target_planner, metrics = planner_step(
@@ -396,9 +397,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         )
         return state._replace(planner=planner, target_planner=target_planner), metrics
 
-    def update(
-        state: State, batch: tuple[Windows, Transition], key: Key, index: Int[Array, ""]
-    ) -> tuple[State, Metrics]:
+    def update(state: State, batch: tuple[Windows, Transition], key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         windows, rows = batch
         draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
         state, of_planner = update_planner(state, windows, draws, index)
@@ -424,7 +423,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def tuning_batch(dataset: Dataset, key: Key) -> Windows:
         return mixed(dataset, dataset.labels, key, config)
 
-    def tune(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def tune(state: State, batch: Windows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
         state, metrics = update_planner(state, batch, draws, state.tuned)
         return state._replace(tuned=state.tuned + 1), metrics | {"generated/kept": state.kept}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.gaussian import Gaussian
@@ -28,7 +28,7 @@ from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_
 from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition, UpdateIndex
 
 CITATION = """@misc{nair2020awac,
   title = {{AWAC}: Accelerating Online Reinforcement Learning with Offline Datasets},
@@ -138,7 +138,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
             actor=start(actor_optimiser, Gaussian(spec, hidden, key_actor, log_std_range=LOG_STD_RANGE)),
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(batch, key)
 
         # --- critics ---

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.gaussian import Gaussian
 from diffcps.networks.mlp import MLP
@@ -29,7 +29,20 @@ from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_
 from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import Labelled, sample_labelled, transitions
 from diffcps.rl.returns import lambda_returns
-from diffcps.types import EPISODES, Algorithm, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, UserError
+from diffcps.types import (
+    EPISODES,
+    Algorithm,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    UpdateIndex,
+    UserError,
+)
 
 CITATION = """@misc{peng2019awr,
   title = {Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
@@ -152,7 +165,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
     def begin_critic(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
         return state, returns(state.critic.model, dataset, scale, config)
 
-    def update_critic(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_critic(state: State, batch: Labelled, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         critic, loss, _, norm = minimise(critic_optimiser, state.critic, value_loss, batch, scale)
         metrics = {"critic/loss": loss, "critic/return": jnp.mean(batch.target), "critic/grad_norm": norm}
         return state._replace(critic=critic), metrics
@@ -162,7 +175,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
     def begin_actor(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
         return state, advantages(state.critic.model, dataset, scale, config)
 
-    def update_actor(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_actor(state: State, batch: Labelled, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         actor, loss, weight, norm = minimise(actor_optimiser, state.actor, policy_loss, batch, config)
         return state._replace(actor=actor), {"actor/loss": loss, "actor/weight": weight, "actor/grad_norm": norm}
 

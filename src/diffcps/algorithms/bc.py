@@ -14,14 +14,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.gaussian import Deterministic, Gaussian
 from diffcps.optim import Trained, clipped_adam, minimise, start
 from diffcps.policies import gaussian
 from diffcps.policies.gaussian import negative_log_likelihood, squared_error
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{pomerleau1988alvinn,
   title = {{ALVINN}: An Autonomous Land Vehicle in a Neural Network},
@@ -75,7 +88,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
     def init(key: Key) -> State:
         return State(start(optimiser, network(spec, (config.width,) * config.depth, key)))
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         actor, loss, _, norm = minimise(optimiser, state.actor, bc_loss, batch)
         return State(actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 

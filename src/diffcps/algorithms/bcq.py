@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.mlp import MLP
@@ -30,7 +30,20 @@ from diffcps.policies.vae import VAE_METRICS, auto_encoding_loss
 from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, soft_clipped_target
 from diffcps.rl.improvement import choose_candidate, repeated
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{fujimoto2019bcq,
   title = {Off-Policy Deep Reinforcement Learning without Exploration},
@@ -162,7 +175,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             target_actor=actor,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(config, batch, key)
 
         # --- VAE ---

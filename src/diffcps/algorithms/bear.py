@@ -23,7 +23,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.mlp import MLP
@@ -36,7 +36,20 @@ from diffcps.rl.divergence import Kernel, mmd
 from diffcps.rl.dual import dual_loss, lagrangian
 from diffcps.rl.improvement import choose_candidate, repeated
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{kumar2019bear,
   title = {Stabilizing Off-Policy Q-Learning via Bootstrapping Error Reduction},
@@ -250,7 +263,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             multiplier=start(multiplier_optimiser, log_alpha),
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(config, batch, key)
 
         # --- VAE ---
@@ -265,7 +278,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
         metrics |= {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
 
         # --- policy ---
-        alpha, q_weight = jnp.exp(state.multiplier.model), jnp.where(index >= config.warm_up_updates, 1.0, 0.0)
+        alpha, q_weight = jnp.exp(state.multiplier.model), jnp.where(index.count >= config.warm_up_updates, 1.0, 0.0)
         fixed = critic.model, vae.model, alpha, q_weight
         actor, _, (q, divergence), norm = minimise(
             actor_optimiser, state.actor, policy_loss, *fixed, batch, draws, config

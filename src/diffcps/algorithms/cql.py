@@ -25,7 +25,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.initial import initialised, orthogonal, xavier_uniform
@@ -34,7 +34,20 @@ from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.rl.bellman import CRITIC_METRICS, td_loss, td_target
 from diffcps.rl.improvement import repeated
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{kumar2020cql,
   title = {Conservative {Q}-Learning for Offline Reinforcement Learning},
@@ -276,7 +289,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             multiplier=start(multiplier_optimiser, nu),
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(config, batch, key)
         policy, critic = state.actor.model, state.critic.model  # every loss reads them as they are here
         alpha, multiplier = jnp.exp(state.temperature.model), multiplier_of(state.multiplier.model, config)

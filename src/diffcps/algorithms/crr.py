@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.gaussian import ConditionalGaussian
@@ -31,7 +31,7 @@ from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_l
 from diffcps.rl.improvement import choose_candidate, repeated
 from diffcps.rl.regression import exponential_weights
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition, UpdateIndex
 
 CITATION = """@inproceedings{wang2020crr,
   title = {Critic Regularized Regression},
@@ -163,11 +163,11 @@ def weights(advantage: Float[Array, " b"], config: Config) -> Float[Array, " b"]
     return exponential_weights(advantage / config.temperature, config.max_weight)
 
 
-def following(config: Config, target: Model, new: Model, index: Int[Array, ""]) -> Model:
+def following(config: Config, target: Model, new: Model, index: UpdateIndex) -> Model:
     """A target network after an update: an average, or a copy where the index is divisible by the interval."""
     if config.target_update == "soft":
         return moving_average(target, new, config.target_rate)
-    copies: Bool[Array, ""] = index % config.target_interval == 0
+    copies: Bool[Array, ""] = index.count % config.target_interval == 0
     return moving_average_when(copies, target, new, 1.0)
 
 
@@ -189,7 +189,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(config, batch, key)
 
         # --- critic ---

@@ -55,6 +55,7 @@ from diffcps.types import (
     Scalar,
     Spec,
     Stage,
+    UpdateIndex,
 )
 
 CITATION = """@inproceedings{ajay2023decision,
@@ -261,13 +262,13 @@ def make(
     def scaled(state: State, read: Windows) -> tuple[Float[Array, "b h obs"], Float[Array, "b h act"]]:
         return state.observation_ranks.into(read.observation), state.action_ranks.into(read.action)
 
-    def update(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Windows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         states, action = scaled(state, batch)
         draws = draw(states.shape, config.num_steps, config.condition_dropout, key)
         arguments = schedule, states, action, batch.value, draws
         planner, total, (of_noise, of_inverse), norm = minimise(optimiser, state.planner, loss, *arguments)
         ema = config.ema_every, config.ema_start, config.ema_rate
-        target = copied_then_averaged(state.target_planner, planner.model, index, *ema)
+        target = copied_then_averaged(state.target_planner, planner.model, index.count, *ema)
         metrics = {"plan/loss": of_noise, "inverse/loss": of_inverse, "planner/loss": total, "planner/grad_norm": norm}
         return state._replace(planner=planner, target_planner=target), metrics
 

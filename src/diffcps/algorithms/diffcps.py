@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
@@ -34,7 +34,20 @@ from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_l
 from diffcps.rl.dual import dual_loss, lagrangian
 from diffcps.rl.improvement import ActionChoice, normalised_q_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@misc{he2023diffcps,
   title = {DiffCPS: Diffusion-based Constrained Policy Search for Offline Reinforcement Learning},
@@ -185,7 +198,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
     def keep_policy(state: State, batch: Transition, draws: Draws) -> tuple[State, Metrics]:
         return state, dict.fromkeys(("actor/bc_loss", "actor/q_loss", "actor/grad_norm"), jnp.float32(jnp.nan))
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(schedule, batch, backup, key)
 
         # --- critics (lines 6-8) ---
@@ -195,13 +208,12 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         state = state._replace(critic=critic)
 
         # --- policy and multiplier, every d-th update (lines 9-16) ---
-        moves = index % config.policy_interval == 0
-        state, of_policy = jax.lax.cond(moves, improve_policy, keep_policy, state, batch, draws)
+        state, of_policy = index.every(config.policy_interval, improve_policy, keep_policy, state, batch, draws)
         multiplier = clipped_multiplier(state.multiplier.model, config)
         metrics |= of_policy | {"dual/multiplier": multiplier}
 
         # --- target networks (line 18) ---
-        moves = (index >= config.ema_start) & (index % config.ema_every == 0)
+        moves = (index.count >= config.ema_start) & (index.count % config.ema_every == 0)
         target_actor = moving_average_when(moves, state.target_actor, state.actor.model, config.ema_rate)
         target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
         return state._replace(target_actor=target_actor, target_critic=target_critic), metrics
@@ -226,7 +238,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
             "selection/loss": target_bc,
         }
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, period=config.policy_interval),), act, diagnose)
 
 
 METRICS = {

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.diffusion.schedule import make_schedule
 from diffcps.networks.temporal_unet import TemporalUNet, TrajectoryValue
@@ -49,18 +49,7 @@ from diffcps.policies.plans import (
     steps_read,
     unscaled,
 )
-from diffcps.types import (
-    EPISODES,
-    Algorithm,
-    Count,
-    Dataset,
-    Key,
-    Metric,
-    Metrics,
-    Real,
-    Spec,
-    Stage,
-)
+from diffcps.types import EPISODES, Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, UpdateIndex
 
 CITATION = """@inproceedings{janner2022diffuser,
   title = {Planning with Diffusion for Flexible Behavior Synthesis},
@@ -189,7 +178,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def batch(dataset: Dataset, key: Key) -> Windows:
         return draw_windows(dataset, dataset.labels, key, config.batch_size, config.horizon)
 
-    def update(state: State, batch: Windows, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Windows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
         known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key)
         planner, target_planner, of_planner = planner_step(

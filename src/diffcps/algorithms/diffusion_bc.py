@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.diffusion.sampler import draw_noise
 from diffcps.diffusion.schedule import ScheduleName, make_schedule
@@ -21,7 +21,7 @@ from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, minimise, start
 from diffcps.policies.diffusion import DrawBC, bc_loss, draw_bc, sample_action
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition
+from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition, UpdateIndex
 
 CITATION = """@inproceedings{wang2023diffusionql,
   title = {Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning},
@@ -72,7 +72,7 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
     def init(key: Key) -> State:
         return State(start(optimiser, Denoiser(spec, config.width, config.depth, config.time_size, key)))
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(schedule, batch, key)
         actor, loss, _, norm = minimise(optimiser, state.actor, bc_loss, schedule, batch, draws)
         return State(actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
@@ -27,7 +27,20 @@ from diffcps.policies.diffusion import DrawFunction, Draws, act_by_q, bc_loss, d
 from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.improvement import ActionChoice, normalised_q_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{wang2023diffusionql,
   title = {Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning},
@@ -142,7 +155,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(schedule, batch, backup, key)
 
         # --- critics ---
@@ -159,7 +172,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
         state = state._replace(actor=actor)
 
         # --- target networks ---
-        moves = (index >= config.ema_start) & (index % config.ema_every == 0)
+        moves = (index.count >= config.ema_start) & (index.count % config.ema_every == 0)
         target_actor = moving_average_when(moves, state.target_actor, state.actor.model, config.ema_rate)
         target_critic = moving_average(state.target_critic, state.critic.model, config.target_rate)
         return state._replace(target_actor=target_actor, target_critic=target_critic), metrics

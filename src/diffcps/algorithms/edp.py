@@ -59,6 +59,7 @@ from diffcps.types import (
     Spec,
     Stage,
     Transition,
+    UpdateIndex,
     UserError,
 )
 
@@ -384,7 +385,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             value=start(value_optimiser, value) if config.improvement == "iql" else None,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         draws = draw(config, batch, key)
         metrics: Metrics = {}
 
@@ -405,7 +406,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
         metrics |= {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
 
         # --- target networks ---
-        moves = (index >= config.ema_start) & ((index + 1) % config.ema_every == 0)
+        moves = (index.count >= config.ema_start) & ((index.count + 1) % config.ema_every == 0)
         target_actor = moving_average_when(moves, state.target_actor, actor.model, config.ema_rate)
         target_critic = moving_average(state.target_critic, critic.model, config.target_rate)
         return State(actor, target_actor, critic, target_critic, state.value), metrics

@@ -46,6 +46,7 @@ from diffcps.types import (
     Spec,
     Stage,
     Transition,
+    UpdateIndex,
     UserError,
 )
 
@@ -230,7 +231,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- behaviour model ---
         t, eps, keep = draw(config, batch, key)
         kept = keep / (1.0 - config.dropout)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic, VNetwork
 from diffcps.networks.gaussian import Gaussian
@@ -29,7 +29,20 @@ from diffcps.policies.gaussian import negative_log_likelihood, weighted_cloning_
 from diffcps.rl.bellman import CRITIC_METRICS, critic_loss, td_target
 from diffcps.rl.regression import exponential_weights, value_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{kostrikov2022iql,
   title = {Offline Reinforcement Learning with Implicit {Q}-Learning},
@@ -127,7 +140,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- V ---
         value, loss, v, norm = minimise(
             value_optimiser, state.value, value_loss, state.target_critic, batch, config.expectile

@@ -54,6 +54,7 @@ from diffcps.types import (
     Spec,
     Stage,
     Transition,
+    UpdateIndex,
 )
 
 CITATION = """@inproceedings{lu2023contrastive,
@@ -309,7 +310,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
             guidance_frequency=frequencies[1],
         )
 
-    def update_behaviour(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_behaviour(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         arguments = state.frequency, batch, *draw(batch.action, key)
         behaviour, loss, _, norm = minimise(behaviour_optimiser, state.behaviour, behaviour_loss, *arguments)
         return state._replace(behaviour=behaviour), {"behaviour/loss": loss, "behaviour/grad_norm": norm}
@@ -317,7 +318,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
     def support_of_rows(state: State, rows: Dataset, index: Int[Array, " n"], key: Key) -> Support:
         return support_of(state.behaviour.model, state.frequency, chain, rows, index, shape, key)
 
-    def update_both(state: State, batch: Supported, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_both(state: State, batch: Supported, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         data, support = batch
         target = critic_target(state.target_critic, data, support.next_action, config.alpha_q, config.discount)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, mean_critic_loss, data, target)
@@ -327,7 +328,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
         state, of_guidance = update_guidance(state, batch, key, index)  # with the targets after their step
         return state, metrics | of_guidance
 
-    def update_guidance(state: State, batch: Supported, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_guidance(state: State, batch: Supported, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         data, (action, _) = batch
         label = labels_of(state.target_critic, data.observation, action, config.alpha)
         arguments = state.guidance_frequency, data.observation, action, label, draw(action, key)

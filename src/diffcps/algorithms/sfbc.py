@@ -45,6 +45,7 @@ from diffcps.types import (
     Spec,
     Stage,
     Transition,
+    UpdateIndex,
     UserError,
 )
 
@@ -207,7 +208,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
 
     # --- the behaviour model ---
 
-    def update_actor(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_actor(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         arguments = state.frequency, batch, *draw(batch.action, key)
         actor, loss, _, norm = minimise(actor_optimiser, state.actor, behaviour_loss, *arguments)
         return state._replace(actor=actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
@@ -231,7 +232,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
         value = state.return_mean + state.return_std * dataset.labels
         return begin_on(state, planned_returns(dataset, value, config.discount))
 
-    def update_critic(state: State, batch: Labelled, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_critic(state: State, batch: Labelled, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, batch.target)
         q = state.return_mean + state.return_std * jnp.mean(q)
         return state._replace(critic=critic), {"critic/loss": loss, "critic/q": q, "critic/grad_norm": norm}

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from diffcps.diffusion.vp_sde import Draws, alpha_and_std, draw_between, perturbed
 from diffcps.networks.critic import Critic, VNetwork
@@ -32,7 +32,20 @@ from diffcps.policies.gaussian import squared_error
 from diffcps.rl.bellman import CRITIC_METRICS, mean_critic_loss, td_target
 from diffcps.rl.regression import value_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{chen2024srpo,
   title = {Score Regularized Policy Optimization through Diffusion Behavior},
@@ -217,7 +230,7 @@ def make(
             actor=start(actor_optimiser, Deterministic(spec, (config.width,) * config.actor_depth, keys[4])),
         )
 
-    def update_behaviour(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_behaviour(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         t, z, keep = draw_behaviour(config, batch, key)
         kept = keep / (1.0 - config.dropout)
         behaviour, loss, _, norm = minimise(
@@ -225,7 +238,7 @@ def make(
         )
         return state._replace(behaviour=behaviour), {"behaviour/loss": loss, "behaviour/grad_norm": norm}
 
-    def update_critics(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_critics(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         next_v = state.value.model(batch.next_observation)
         value, loss, v, norm = minimise(
             value_optimiser, state.value, value_loss, state.target_critic, batch, config.expectile
@@ -237,7 +250,7 @@ def make(
         target_critic = moving_average(state.target_critic, critic.model, config.target_rate)
         return state._replace(value=value, critic=critic, target_critic=target_critic), metrics
 
-    def update_policy(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update_policy(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         of_data = state.behaviour.model, state.frequency, state.target_critic
         actor, loss, (pull, push), norm = minimise(
             actor_optimiser, state.actor, policy_loss, *of_data, batch, draw_policy(batch, key), config

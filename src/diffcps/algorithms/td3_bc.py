@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.networks.gaussian import Deterministic
@@ -27,7 +27,20 @@ from diffcps.policies.gaussian import squared_error
 from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.improvement import normalised_q_loss
 from diffcps.rl.replay import sample_transitions, transitions
-from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Scalar, Spec, Stage, Transition
+from diffcps.types import (
+    Algorithm,
+    Count,
+    Dataset,
+    Key,
+    Metric,
+    Metrics,
+    Real,
+    Scalar,
+    Spec,
+    Stage,
+    Transition,
+    UpdateIndex,
+)
 
 CITATION = """@inproceedings{fujimoto2021td3bc,
   title = {A Minimalist Approach to Offline Reinforcement Learning},
@@ -152,7 +165,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
     def keep_policy(state: State, batch: Transition) -> tuple[State, Metrics]:
         return state, dict.fromkeys(("actor/bc_loss", "actor/q_loss", "actor/grad_norm"), jnp.float32(jnp.nan))
 
-    def update(state: State, batch: Transition, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- critics ---
         target = critic_target(state.target_actor, state.target_critic, batch, draw(batch, key), config)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
@@ -160,8 +173,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
         state = state._replace(critic=critic)
 
         # --- policy and target networks, every `policy_interval`-th update ---
-        moves = index % config.policy_interval == 0
-        state, of_policy = jax.lax.cond(moves, improve_policy, keep_policy, state, batch)
+        state, of_policy = index.every(config.policy_interval, improve_policy, keep_policy, state, batch)
         return state, metrics | of_policy
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
@@ -175,7 +187,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
         metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q)}
         return metrics | {"actor/bc_loss": bc, "selection/loss": bc}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, period=config.policy_interval),), act, diagnose)
 
 
 METRICS = {

@@ -20,13 +20,13 @@ from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffcps.networks.critic import Critic
 from diffcps.optim import Trained, clipped_adam, minimise, moving_average, start
 from diffcps.rl.bellman import td_loss, td_target
 from diffcps.rl.replay import draw_rows, transitions
-from diffcps.types import EPISODES, Algorithm, Dataset, Key, Metrics, Scalar, Spec, Stage, Transition, Tree
+from diffcps.types import EPISODES, Algorithm, Dataset, Key, Metrics, Scalar, Spec, Stage, Transition, Tree, UpdateIndex
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def make(config: Config, spec: Spec, scale: Units) -> Algorithm[State]:
     def begin(state: State, dataset: Dataset, key: Key) -> tuple[State, Tree]:
         return state, dataset.labels
 
-    def update(state: State, batch: Evaluated, key: Key, index: Int[Array, ""]) -> tuple[State, Metrics]:
+    def update(state: State, batch: Evaluated, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         target = critic_target(state.target_critic, scale, batch, config)
         critic, loss, _, _ = minimise(optimiser, state.critic, critic_loss, scale, batch, target)
         follows = moving_average(state.target_critic, critic.model, config.target_rate)

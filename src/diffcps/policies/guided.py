@@ -31,7 +31,7 @@ from diffcps.policies.plans import (
     towards,
     warm_noise,
 )
-from diffcps.types import Count, Dataset, EpisodeActor, Key, Metrics, Real, Scalar, Spec, UserError
+from diffcps.types import Count, Dataset, EpisodeActor, Key, Metrics, Real, Scalar, Spec, UpdateIndex, UserError
 
 Control = Literal["actions", "waypoints"]
 
@@ -188,13 +188,15 @@ def planner_step(
     known: Known,
     weight: Float[Array, "h channel"],
     draws: Draws,
-    index: Int[Array, ""],
+    index: UpdateIndex,
 ) -> tuple[Trained[TemporalUNet], TemporalUNet, Metrics]:
     """One step on the plans' loss, and its moving average."""
     planner, loss, error, norm = minimise(
         optimiser, planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
     )
-    target = copied_then_averaged(target, planner.model, index, config.ema_every, config.ema_start, config.ema_rate)
+    target = copied_then_averaged(
+        target, planner.model, index.count, config.ema_every, config.ema_start, config.ema_rate
+    )
     return planner, target, {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
 
 
@@ -208,7 +210,7 @@ def value_step(
     known: Known,
     returns: Float[Array, " b"],
     draws: Draws,
-    index: Int[Array, ""],
+    index: UpdateIndex,
 ) -> tuple[Trained[TrajectoryValue] | None, TrajectoryValue | None, Metrics]:
     """At every `value_interval`-th update one step on the value's loss, and its moving average; nothing without one."""
     if value is None or target is None:
@@ -217,14 +219,14 @@ def value_step(
     def step(value: Trained[TrajectoryValue], target: TrajectoryValue):
         arguments = schedule, scaled, known, returns, draws.value_t, draws.value_eps
         value, loss, mean, norm = minimise(optimiser, value, value_loss, *arguments)
-        count = index // config.value_interval
+        count = index.count // config.value_interval
         target = copied_then_averaged(target, value.model, count, config.ema_every, config.ema_start, config.ema_rate)
         return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
 
     def keep(value: Trained[TrajectoryValue], target: TrajectoryValue):
         return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
 
-    return jax.lax.cond(index % config.value_interval == 0, step, keep, value, target)
+    return index.every(config.value_interval, step, keep, value, target)
 
 
 # --- What is known ---

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxlib._jax import Device
 
-from diffcps.types import Algorithm, Dataset, NetAction, NetObservation, Stored, Tree, UserError
+from diffcps.types import Algorithm, Dataset, NetAction, NetObservation, Stage, Stored, Tree, UpdateIndex, UserError
 
 DIVERGENCE_LIMIT = 1e8
 """A member whose logged numbers exceed this in size has diverged, in units of the largest reward squared where that is
@@ -189,8 +189,9 @@ class Program:
         alive = jax.device_put(alive, self._by_member)
         number, key = self.first_like(stage), self._key_update
         mesh, limit = self._by_member.mesh, DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2
-        data = self._dataset
-        return _advance(self._make, number, mesh, state, alive, labels, self._swept, data, key, first, last, limit)
+        period, data = written_out(self._stages[number], mesh), self._dataset
+        loop = mesh, period, first % period, (last - first) % period
+        return _advance(self._make, number, *loop, state, alive, labels, self._swept, data, key, first, last, limit)
 
     def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
         """Actions for "members episodes obs" after `update` updates, of policies that remember no step before."""
@@ -252,24 +253,41 @@ def _begin(make, number, state, alive, labels, swept, dataset, key, stage):
     return _where(alive, new, state), labels
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _advance(make, number, mesh, state, alive, labels, swept, dataset, key, first, last, limit):
+def written_out(stage: Stage[Tree], mesh: Mesh) -> int:
+    """How many updates the loop writes out: on a GPU the stage's period.
+
+    A CPU does not wait for a condition. There one update is enough: as fast, compiled sooner, and the same number
+    whatever the boundaries of the calls are.
+    """
+    return 1 if mesh.devices.flat[0].platform == "cpu" else stage.period
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5), donate_argnums=6)
+def _advance(make, number, mesh, period, phase, rest, state, alive, labels, swept, dataset, key, first, last, limit):
+    """Whole periods, each from the same `phase` on, and the `rest` of the updates after them."""
+
     def advance_member(state, labels, swept, key, dataset):
         stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
 
         def update(state, index):
-            key_batch, key_update = jax.random.split(jax.random.fold_in(key, index))
+            key_batch, key_update = jax.random.split(jax.random.fold_in(key, index.count))
             return stage.update(state, stage.batch(labelled, key_batch), key_update, index)
 
-        def body(index, carry):
-            state, total, count = carry
-            state, metrics = update(state, index)
-            total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
-            count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
-            return state, total, count
+        def one_by_one(start, number, carry):
+            for i in range(number):
+                state, total, count = carry
+                state, metrics = update(state, UpdateIndex(start + i, (phase + i) % period, period))
+                total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
+                count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
+                carry = state, total, count
+            return carry
 
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(update, state, first)[1])
-        return jax.lax.fori_loop(first, last, body, (state, zeros, zeros))
+        def whole_period(i, carry):
+            return one_by_one(first + i * period, period, carry)
+
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(update, state, UpdateIndex(first))[1])
+        carry = jax.lax.fori_loop(0, (last - first) // period, whole_period, (state, zeros, zeros))
+        return one_by_one(last - rest, rest, carry)
 
     new, total, count = _each(advance_member, mesh)(state, labels, swept, key, dataset)
     metrics = jax.tree.map(lambda total, count: total / count, total, count)
