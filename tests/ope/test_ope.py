@@ -7,16 +7,18 @@ import shutil
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import diffcps
 from diffcps.cli.main import main
-from diffcps.envs.toy import stitching
+from diffcps.envs.toy import STITCHING, stitching
 from diffcps.ope import fqe
+from diffcps.ope.choice import choices, save_choices
 from diffcps.ope.estimate import Estimated, Judgement, Terms, first_rows, judge, scale_of
 from diffcps.ope.policies import Judged, Source, act_in, judged_of, sources_of
-from diffcps.ope.report import choices, lines, markdown, ope_figure, ranking, regret
+from diffcps.ope.report import lines, markdown, ope_figure, ranking, regret
 from diffcps.records.folder import RunFolder
 from diffcps.run.policy import load_run
 from diffcps.training import checkpoint
@@ -135,6 +137,40 @@ def test_first_rows_and_units():
 
 
 # --- The whole ---
+
+
+def test_the_checkpoint_with_the_highest_estimates(run, data, tmp_path):
+    """Each member's own; it plays, is evaluated and judged like every other."""
+    copy = Path(shutil.copytree(run, tmp_path / "bc"))
+    with pytest.raises(UserError, match=r"has no checkpoint fqe: diffcps ope .*/bc chooses it among"):
+        load_run(copy, "fqe")
+    policies = [policy for name in ("40", "60") for policy in judged_of(Source(copy, name), load_run(copy, int(name)))]
+    assert [(policy.updates, policy.member) for policy in policies] == [(40, 0), (40, 1), (60, 0), (60, 1)]
+    estimates = [
+        Estimated(policy, value, value, value, ()) for policy, value in zip(policies, (2.0, 1.0, 1.5, 3.0), strict=True)
+    ]
+    assert save_choices(choices(estimates)) == [copy]
+    chosen, first, second = (load_run(copy, which) for which in ("fqe", 40, 60))
+    assert chosen.updates == [40, 60]
+    leaves = zip(*map(jax.tree.leaves, (chosen.state, first.state, second.state)), strict=True)
+    for own, at_40, at_60 in leaves:
+        np.testing.assert_array_equal(own[0], at_40[0])
+        np.testing.assert_array_equal(own[1], at_60[1])
+    observation = np.full((3, 2), 5.0)
+    for member, kept in ((0, 40), (1, 60)):
+        action = diffcps.load_policy(copy, "fqe", member=member)(observation)
+        np.testing.assert_array_equal(action, diffcps.load_policy(copy, kept, member=member)(observation))
+        assert not np.array_equal(action, diffcps.load_policy(copy, 100 - kept, member=member)(observation))
+    words = ["evaluate", str(copy), "--checkpoint", "fqe", "--env", STITCHING, "--episodes", "2"]
+    assert main(words) == 0
+    assert sources_of([copy], ["fqe"]) == [Source(copy, "fqe")]
+
+
+def test_a_member_without_a_choice_stays_as_the_run_ended(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "bc"))
+    policies = [judged_of(Source(copy, name), load_run(copy, int(name)))[0] for name in ("40", "60")]
+    save_choices(choices([Estimated(policies[0], 2.0, 2.0, 2.0, ()), Estimated(policies[1], 1.0, 1.0, 1.0, ())]))
+    assert load_run(copy, "fqe").updates == [40, 60]
 
 
 def test_from_words_to_files(run, normalised, tmp_path, capsys):

@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
 
 def _ope(options: argparse.Namespace) -> None:
     from diffcps.ope import fqe
+    from diffcps.ope.choice import choices, save_choices
     from diffcps.ope.estimate import RESULT_FILE, Terms, judge
     from diffcps.ope.report import lines, markdown, ope_table, save_ope_figure
     from diffcps.storage import check_ours, write_atomically
@@ -53,6 +54,8 @@ def _ope(options: argparse.Namespace) -> None:
         say(line)
     write_atomically(out / "ope.md", markdown(found).encode())
     save_ope_figure(found, out / "ope.png")
+    for run in save_choices(choices(found.estimates)):
+        say(f"{run}: each member at its highest estimate is the checkpoint fqe (--checkpoint fqe)")
     say(f"all of it: {out / RESULT_FILE} {out / 'ope.md'} {out / 'ope.png'}")
 
 

@@ -73,6 +73,11 @@ class Estimated:
     course: tuple[float, ...]
     """J at `COURSE` times while it was fitted; the last is `value`."""
 
+    @property
+    def worth(self) -> float:
+        """The value; below every other where the fitting diverged."""
+        return -np.inf if self.value is None else self.value
+
 
 @dataclass(frozen=True)
 class Judgement:

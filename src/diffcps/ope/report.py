@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffcps.evaluation.statistics import stats
+from diffcps.ope.choice import Choice, choices
 from diffcps.ope.estimate import Estimated, Judgement
 from diffcps.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, TEAL, save_figure, tidy
 from diffcps.run.table import number_text
@@ -69,51 +70,6 @@ def regret(value: np.ndarray, score: np.ndarray, k: int) -> float:
     return float((score.max() - chosen.max()) / np.ptp(score))
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What the checkpoints of one member of a run are worth that the rules choose."""
-
-    run: str
-    label: str
-    by_value: Estimated
-    """The highest estimate."""
-    by_loss: Estimated | None
-    """The lowest `selection/loss`, the last of equals."""
-    last: Estimated
-    best: Estimated | None
-    """The highest return: asks the environment."""
-
-
-def choices(estimates: Sequence[Estimated]) -> list[Choice]:
-    """For each member of each run of which several checkpoints were judged."""
-    found: list[Choice] = []
-    members: dict[tuple[str, int], list[Estimated]] = {}
-    for one in estimates:
-        if one.value is not None:
-            members.setdefault((one.policy.run, one.policy.member), []).append(one)
-    for (run, _), own in members.items():
-        if len(own) < 2:
-            continue
-        in_order = sorted(own, key=lambda one: one.policy.updates)
-        measured = [one for one in in_order if one.policy.selection_loss is not None]
-        played = [one for one in in_order if one.policy.score is not None]
-        found.append(
-            Choice(
-                run=run,
-                label=own[0].policy.label,
-                by_value=max(in_order, key=_value),
-                by_loss=min(reversed(measured), key=lambda one: one.policy.selection_loss or 0.0) if measured else None,
-                last=in_order[-1],
-                best=max(played, key=lambda one: one.policy.score or 0.0) if played else None,
-            )
-        )
-    return found
-
-
-def _value(one: Estimated) -> float:
-    return -np.inf if one.value is None else one.value
-
-
 # --- Words ---
 
 HEADINGS = ("run", "member", "after", "J", "95 %, first states", "played")
@@ -136,7 +92,7 @@ def _cells(one: Estimated, name: str) -> list[str]:
 
 def in_order(found: Judgement) -> list[Estimated]:
     """The highest estimate first."""
-    return sorted(found.estimates, key=_value, reverse=True)
+    return sorted(found.estimates, key=lambda one: one.worth, reverse=True)
 
 
 def ope_table(found: Judgement) -> Table:
@@ -253,7 +209,7 @@ def _over_updates(
         members.setdefault((one.policy.run, one.policy.member), []).append(one)
     labelled: set[str] = set()
     for (run, _), own in members.items():
-        updates, values = [one.policy.updates for one in own], [_value(one) for one in own]
+        updates, values = [one.policy.updates for one in own], [one.worth for one in own]
         label = None if run in labelled else names[run]
         labelled.add(run)
         axes.plot(updates, values, color=_colour(runs, run), marker="o", markersize=3, linewidth=1.2, label=label)
@@ -266,7 +222,7 @@ def _over_updates(
 def _against_returns(axes: Axes, played: Sequence[Estimated], runs: Sequence[str]) -> None:
     for one in played:
         score = np.array(one.policy.score, float)
-        axes.plot(score, _value(one), "o", color=_colour(runs, one.policy.run), markersize=4, alpha=0.8)
+        axes.plot(score, one.worth, "o", color=_colour(runs, one.policy.run), markersize=4, alpha=0.8)
     axes.set_xlabel("return that was played (undiscounted mean of the run's evaluation)", fontsize=9)
     axes.set_ylabel("estimate J", fontsize=9)
     order = ranking(played)

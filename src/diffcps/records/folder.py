@@ -27,6 +27,7 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
         self.selected = self.path / "checkpoints" / "selected.safetensors"
+        self.fqe = self.path / "checkpoints" / "fqe.safetensors"
         self.pieces = self.path / "checkpoints" / "rows"
         """What a stage has computed for the rows before its first update, until a checkpoint has it."""
 

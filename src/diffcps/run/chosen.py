@@ -70,7 +70,7 @@ class Chosen:
         """Saves the members that their new evaluations make better; told twice, it does the same."""
         better = self._take(evaluations)
         if better.any():
-            self.state = _choose(better, state, self.state)
+            self.state = choose(better, state, self.state)
             checkpoint.save(self.path, self.state, {"update": list(self.updates), "stopped": {}})
 
     def _take(self, evaluations: Sequence[Evaluation]) -> np.ndarray:
@@ -86,7 +86,7 @@ class Chosen:
         return better
 
 
-def _choose(mask: np.ndarray, new: Tree, old: Tree) -> Tree:
+def choose(mask: np.ndarray, new: Tree, old: Tree) -> Tree:
     """`new` for the members in `mask`, `old` for the others, on the host."""
 
     def choose(new: jax.Array | np.ndarray, old: np.ndarray) -> np.ndarray:

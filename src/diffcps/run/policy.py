@@ -36,8 +36,9 @@ from diffcps.types import (
     UserError,
 )
 
-Checkpoint = Literal["best", "selected", "last"]
-"""`best` by the score, `selected` by `selection/loss` (chosen without an environment), `last` as the run ended."""
+Checkpoint = Literal["best", "selected", "fqe", "last"]
+"""`best` by the score; without an environment `selected` by `selection/loss`, and `fqe` among the kept ones by fitted Q
+evaluation, where `diffcps ope` was run; `last` as the run ended."""
 
 
 class Origin(NamedTuple):
@@ -256,7 +257,7 @@ def load_run(run: str | Path, which: Checkpoint | int = "best", action_choice: s
     path = checkpoint_path(folder, which)
     program = program_of(record, record.members, None)
     whole = jax.eval_shape(program.init)
-    like = without_memory(whole) if isinstance(which, int) else whole
+    like = without_memory(whole) if isinstance(which, int) or which == "fqe" else whole
     state, information = checkpoint.load(path, like)
     return LoadedRun(folder, record, program, state, _updates(information["update"], len(record.members)))
 
@@ -271,11 +272,15 @@ def checkpoint_path(folder: RunFolder, which: str | int) -> Path:
             f"{folder.path}: kept no weights after {which} updates: "
             + (f"take one of {kept}" if kept else "take best, selected or last; --keep and --keep-every keep more")
         )
-    paths = {"best": folder.best, "selected": folder.selected, "last": folder.last}
+    paths = {"best": folder.best, "selected": folder.selected, "fqe": folder.fqe, "last": folder.last}
     if which not in paths:
         raise UserError(
-            f"there is no checkpoint {which!r}: take best, selected (chosen without scores), last, or the number of "
-            "updates of a kept one"
+            f"there is no checkpoint {which!r}: take best, selected or fqe (chosen without scores), last, or the "
+            "number of updates of a kept one"
+        )
+    if which == "fqe" and not paths[which].exists():
+        raise UserError(
+            f"{folder.path}: has no checkpoint fqe: diffcps ope {folder.path} chooses it among those that --keep kept"
         )
     if not paths[which].exists():
         others = [name for name, path in paths.items() if path.exists()]
@@ -287,7 +292,7 @@ def checkpoint_path(folder: RunFolder, which: str | int) -> Path:
 
 
 def _updates(made: Json, num_members: int) -> list[int]:
-    """Each member's number of updates: `last` has one for all, `best` and `selected` one for each."""
+    """Each member's number of updates: `last` has one for all, those that were chosen one for each."""
     return [int(str(x)) for x in made] if isinstance(made, Sequence) else [int(str(made))] * num_members
 
 
@@ -301,8 +306,8 @@ def load_policy(
 ) -> Policy:
     """The policy of one member of a run, by default from its best checkpoint (the one with the highest mean return).
 
-    A run without scores has none: take "selected", the checkpoint with the lowest `selection/loss`, "last", or the
-    number of updates of one that was kept (`keep`, `keep_every`).
+    A run without scores has none: take "selected", the checkpoint with the lowest `selection/loss`, "fqe", the one that
+    `diffcps ope` estimates highest, "last", or the number of updates of one that was kept (`keep`, `keep_every`).
     `action_choice` overrides how it acts (sample, softmax_q, argmax_q); `seed` fixes its draws. Raises `UserError`.
     """
     loaded = load_run(run, checkpoint, action_choice)
