@@ -69,7 +69,7 @@ def test_they_are_evaluated_under_their_number(folder, capsys):
     ("which", "line"),
     [
         ("6", "kept no weights after 6 updates: take one of 4, 8, 10, 11"),
-        ("first", "argument --checkpoint: first is neither best, selected, last nor the number"),
+        ("first", "argument --checkpoint: first is neither best, selected, fqe, last nor the number"),
     ],
 )
 def test_others_are_refused_with_those_that_there_are(folder, which, line, capsys):
