@@ -22,7 +22,7 @@ ENVIRONMENT_SETTINGS = ("env", "env_kwargs", "max_episode_steps")
 """Fields of `Settings` that say which environment is meant: what came of them is written down as one."""
 
 
-ADDED_SETTINGS = ("validation", "also_act", "keep", "keep_every")
+ADDED_SETTINGS = ("validation", "also_act", "keep", "keep_every", "precision")
 """Fields of `Settings` that runs of earlier versions do not have."""
 
 

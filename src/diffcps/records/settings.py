@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffcps.training.loop import Lengths
+from diffcps.training.precision import Precision
 from diffcps.types import Count, EnvironmentSpec, Share
 
 NO_ENVIRONMENT = "none"
@@ -46,6 +47,9 @@ class Settings:
     """The last evaluations whose weights are kept, so that `--checkpoint N` finds them by their update."""
     keep_every: Count = 0
     """Updates between evaluations whose weights are kept for good, a multiple of `eval_every`; 0: none."""
+    precision: Precision = "device"
+    """Of matrix products: what the device does by default (TF32 on NVIDIA's GPUs, float32 on CPUs), or float32
+    everywhere."""
 
     def kept(self, evaluated: Sequence[int]) -> list[int]:
         """The evaluations whose weights are kept, of those so far (by their updates, in order)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from diffcps.records.record import RunRecord
 from diffcps.storage import Json
 from diffcps.training import checkpoint
 from diffcps.training.members import Member, Program
+from diffcps.training.precision import in_precision
 from diffcps.types import (
     Algorithm,
     Dataset,
@@ -193,12 +195,13 @@ class MemberPolicies:
 
 def program_of(record: RunRecord, members: Sequence[Member], dataset: Dataset | None) -> Program:
     """Members of a run as one compiled program; without a dataset they can act, but not train."""
-    method, config, spec = ALGORITHMS[record.algorithm], record.config, record.spec
+    return Program(partial(algorithm_of, record), members, dataset)
 
-    def make(swept: Mapping[str, Tree]) -> Algorithm[Tree]:  # numbers, or traced arrays
-        return method.make(dataclasses.replace(config, **swept), spec)
 
-    return Program(make, members, dataset)
+def algorithm_of(record: RunRecord, swept: Mapping[str, Tree]) -> Algorithm[Tree]:
+    """The method of a run with the swept values of one member, as numbers or traced arrays."""
+    config = dataclasses.replace(record.config, **swept)
+    return in_precision(ALGORITHMS[record.algorithm].make(config, record.spec), record.settings.precision)
 
 
 class LoadedRun(NamedTuple):
@@ -227,9 +230,7 @@ class LoadedRun(NamedTuple):
         def own(of_all: np.ndarray) -> jax.Array:
             return jnp.asarray(of_all[member])
 
-        config = dataclasses.replace(self.record.config, **members[member].swept)
-        algorithm = ALGORITHMS[self.record.algorithm].make(config, self.record.spec)
-        return algorithm, jax.tree.map(own, self.state)
+        return algorithm_of(self.record, members[member].swept), jax.tree.map(own, self.state)
 
     def policies(self, number: int) -> MemberPolicies:
         """All members' policies; `number` fixes their draws."""
