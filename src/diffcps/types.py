@@ -324,7 +324,7 @@ class Stage(Generic[State]):
     for_rows: Callable[[State, Dataset, Int[Array, " n"], Key], Tree] | None = None
     period: int = 1
     """After how many updates their conditions repeat (`UpdateIndex.every`). On a GPU the loop writes so many out, one
-    after the other, so that none waits for a condition: few will do, a longer program takes longer to compile."""
+    after the other, so that none waits for a condition, if they are few."""
     keep: bool = False
     """Whether the labels are saved with a checkpoint. Without, a resumed run has `begin` make them again from the state
     as it is by then: right only where they depend on nothing that the stage moves."""

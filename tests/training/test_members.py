@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffcps.algorithms import diffcps, diffusion_bc, td3_bc
-from diffcps.training.members import Program, expand
+from diffcps.training.members import Program, expand, written_out
 from diffcps.types import Dataset, DatasetInfo, NetObservation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -92,6 +93,16 @@ def test_updates_that_are_written_out_are_those_that_ask(dataset, monkeypatch, m
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), state, other)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), metrics, of_other)
     assert np.isnan(of_other[1]["actor/q_loss"]).all() and np.isfinite(of_other[2]["actor/q_loss"]).all()
+
+
+def test_few_updates_are_written_out_and_on_gpus_alone(dataset):
+    def written(period: int, platform: str) -> int:
+        stage = dataclasses.replace(diffcps.make(SMALL, dataset.spec).stages[0], period=period)
+        mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+        return written_out(stage, mesh)  # pyright: ignore[reportArgumentType]
+
+    assert [written(period, "gpu") for period in (1, 2, 4, 5, 100)] == [1, 2, 4, 1, 1]
+    assert [written(period, "cpu") for period in (1, 2, 4)] == [1, 1, 1]
 
 
 @pytest.mark.slow

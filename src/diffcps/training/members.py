@@ -23,6 +23,8 @@ DIVERGENCE_LIMIT = 1e8
 """A member whose logged numbers exceed this in size has diverged, in units of the largest reward squared where that is
 above 1 (squared TD errors of sane runs stay below 1e5 of them)."""
 
+LONGEST_PERIOD = 4
+"""Updates that are written out at most: more would take minutes to compile."""
 PIECE = 2048
 """Rows for which a stage computes at once what it begins with."""
 
@@ -254,12 +256,13 @@ def _begin(make, number, state, alive, labels, swept, dataset, key, stage):
 
 
 def written_out(stage: Stage[Tree], mesh: Mesh) -> int:
-    """How many updates the loop writes out: on a GPU the stage's period.
+    """How many updates the loop writes out: on a GPU the stage's period, unless that is long.
 
-    A CPU does not wait for a condition. There one update is enough: as fast, compiled sooner, and the same number
+    A CPU does not wait for a condition. There one update is enough: as fast, compiled sooner, and the same numbers
     whatever the boundaries of the calls are.
     """
-    return 1 if mesh.devices.flat[0].platform == "cpu" else stage.period
+    waits = mesh.devices.flat[0].platform != "cpu"
+    return stage.period if waits and stage.period <= LONGEST_PERIOD else 1
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5), donate_argnums=6)
