@@ -135,7 +135,7 @@ def product_rate(size: int, batch: int, precision: str | None) -> float:
 def ready(variant: Variant, seeds: int, config: diffcps.Config, dump: Path) -> Case:
     """Compiled; its first updates are made. XLA writes its programs into the folder `dump`."""
     spec, period = SIZES["halfcheetah 17/6"], config.policy_interval if variant.writes_out else 1
-    members.written_out = lambda stage, mesh: period
+    members.written_out = lambda stage, platform: period
     program = Program(lambda swept: diffcps.make(config, spec), expand(range(seeds), {}), made_up_data(spec, ROWS))
     case = Case(variant, program, program.init(), 0.0, 0.0)
     before = set(dump.iterdir())

@@ -191,7 +191,7 @@ class Program:
         alive = jax.device_put(alive, self._by_member)
         number, key = self.first_like(stage), self._key_update
         mesh, limit = self._by_member.mesh, DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2
-        period, data = written_out(self._stages[number], mesh), self._dataset
+        period, data = written_out(self._stages[number], mesh.devices.flat[0].platform), self._dataset
         loop = mesh, period, first % period, (last - first) % period
         return _advance(self._make, number, *loop, state, alive, labels, self._swept, data, key, first, last, limit)
 
@@ -255,14 +255,13 @@ def _begin(make, number, state, alive, labels, swept, dataset, key, stage):
     return _where(alive, new, state), labels
 
 
-def written_out(stage: Stage[Tree], mesh: Mesh) -> int:
+def written_out(stage: Stage[Tree], platform: str) -> int:
     """How many updates the loop writes out: on a GPU the stage's period, unless that is long.
 
     A CPU does not wait for a condition. There one update is enough: as fast, compiled sooner, and the same numbers
     whatever the boundaries of the calls are.
     """
-    waits = mesh.devices.flat[0].platform != "cpu"
-    return stage.period if waits and stage.period <= LONGEST_PERIOD else 1
+    return stage.period if platform != "cpu" and stage.period <= LONGEST_PERIOD else 1
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5), donate_argnums=6)
