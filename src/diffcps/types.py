@@ -293,7 +293,9 @@ class UpdateIndex:
         """
         if self.period % interval == 0:
             return (otherwise if self.phase % interval else do)(*operands)
-        return jax.lax.cond(self.count % interval == 0, do, otherwise, *operands)
+        return jax.lax.cond(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            self.count % interval == 0, do, otherwise, *operands
+        )
 
 
 def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Tree]:

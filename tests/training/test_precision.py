@@ -1,7 +1,6 @@
 """Products in float32 where a run asks for it: in all that a method computes, and nowhere else."""
 
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +26,17 @@ def products(function, *arguments) -> tuple[int, int]:
     return len(found), sum("HIGHEST" in line for line in found)
 
 
+def at_first(update):
+    """As the first update."""
+    return lambda state, batch, key: update(state, batch, key, UpdateIndex(jnp.asarray(0)))
+
+
 def parts(algorithm: Algorithm) -> list[tuple]:
     """All that computes, with what it takes."""
     keys, data = jax.random.split(jax.random.key(0), 5), jax.tree.map(jnp.asarray, made_up_data(SPEC))
     state, stage = algorithm.init(keys[0]), algorithm.stages[-1]
     return [
-        (partial(stage.update, index=UpdateIndex(jnp.asarray(0))), state, stage.batch(data, keys[1]), keys[2]),
+        (at_first(stage.update), state, stage.batch(data, keys[1]), keys[2]),
         (algorithm.act, state, jnp.zeros((4, 3)), keys[3]),
         (lambda state, key: algorithm.diagnose(state, data, key), state, keys[4]),
     ]

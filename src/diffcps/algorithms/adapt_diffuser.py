@@ -389,18 +389,18 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         windows = draw_windows(dataset, dataset.labels, key_windows, config.batch_size, config.horizon)
         return windows, sample_transitions(dataset, key_rows, config.dynamics_batch_size)
 
-    def update_planner(state: State, batch: Windows, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_planner(state: State, batch: Windows, draws: Draws, count: Int[Array, ""]) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
         known, average = known_ends(config, spec, scaled), state.target_planner
         planner, target_planner, metrics = planner_step(
-            config, optimiser, state.planner, average, schedule, scaled, known, weight, draws, index
+            config, optimiser, state.planner, average, schedule, scaled, known, weight, draws, count
         )
         return state._replace(planner=planner, target_planner=target_planner), metrics
 
     def update(state: State, batch: tuple[Windows, Transition], key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
         windows, rows = batch
         draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
-        state, of_planner = update_planner(state, windows, draws, index)
+        state, of_planner = update_planner(state, windows, draws, index.count)
         scaled = state.scale.into(windows.action, windows.observation)
         known, average = known_ends(config, spec, scaled), state.target_value
         value, target_value, of_value = value_step(

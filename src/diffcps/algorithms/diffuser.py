@@ -182,7 +182,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         scaled = state.scale.into(batch.action, batch.observation)
         known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key)
         planner, target_planner, of_planner = planner_step(
-            config, optimiser, state.planner, state.target_planner, schedule, scaled, known, weight, draws, index
+            config, optimiser, state.planner, state.target_planner, schedule, scaled, known, weight, draws, index.count
         )
         value, target_value, of_value = value_step(
             config, value_optimiser, state.value, state.target_value, schedule, scaled, known, batch.value, draws, index

@@ -178,6 +178,10 @@ def new_networks(
     return planner, TrajectoryValue(channels, config.width, config.multipliers, config.horizon, key_value)
 
 
+Stepped = tuple[Trained[TrajectoryValue] | None, TrajectoryValue | None, Metrics]
+"""A value network after an update, its moving average, and what is looked at."""
+
+
 def planner_step(
     config: Guided,
     optimiser: optax.GradientTransformation,
@@ -188,15 +192,13 @@ def planner_step(
     known: Known,
     weight: Float[Array, "h channel"],
     draws: Draws,
-    index: UpdateIndex,
+    count: Int[Array, ""],
 ) -> tuple[Trained[TemporalUNet], TemporalUNet, Metrics]:
-    """One step on the plans' loss, and its moving average."""
+    """One step on the plans' loss, and its moving average; `count` steps were made before."""
     planner, loss, error, norm = minimise(
         optimiser, planner, plan_loss, schedule, scaled, known, weight, draws.t, draws.eps
     )
-    target = copied_then_averaged(
-        target, planner.model, index.count, config.ema_every, config.ema_start, config.ema_rate
-    )
+    target = copied_then_averaged(target, planner.model, count, config.ema_every, config.ema_start, config.ema_rate)
     return planner, target, {"plan/loss": loss, "plan/error": error, "planner/grad_norm": norm}
 
 
@@ -211,20 +213,20 @@ def value_step(
     returns: Float[Array, " b"],
     draws: Draws,
     index: UpdateIndex,
-) -> tuple[Trained[TrajectoryValue] | None, TrajectoryValue | None, Metrics]:
+) -> Stepped:
     """At every `value_interval`-th update one step on the value's loss, and its moving average; nothing without one."""
     if value is None or target is None:
         return value, target, {}
 
-    def step(value: Trained[TrajectoryValue], target: TrajectoryValue):
+    def step(value: Trained[TrajectoryValue], target: TrajectoryValue) -> Stepped:
         arguments = schedule, scaled, known, returns, draws.value_t, draws.value_eps
         value, loss, mean, norm = minimise(optimiser, value, value_loss, *arguments)
         count = index.count // config.value_interval
         target = copied_then_averaged(target, value.model, count, config.ema_every, config.ema_start, config.ema_rate)
         return value, target, {"value/loss": loss, "value/mean": mean, "value/grad_norm": norm}
 
-    def keep(value: Trained[TrajectoryValue], target: TrajectoryValue):
-        return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.nan)
+    def keep(value: Trained[TrajectoryValue], target: TrajectoryValue) -> Stepped:
+        return value, target, dict.fromkeys(("value/loss", "value/mean", "value/grad_norm"), jnp.float32(jnp.nan))
 
     return index.every(config.value_interval, step, keep, value, target)
 

@@ -191,7 +191,7 @@ class Program:
         alive = jax.device_put(alive, self._by_member)
         number, key = self.first_like(stage), self._key_update
         mesh, limit = self._by_member.mesh, DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2
-        period, data = written_out(self._stages[number], mesh.devices.flat[0].platform), self._dataset
+        period, data = written_out(self._stages[number], jax.default_backend()), self._dataset
         loop = mesh, period, first % period, (last - first) % period
         return _advance(self._make, number, *loop, state, alive, labels, self._swept, data, key, first, last, limit)
 

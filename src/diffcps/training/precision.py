@@ -24,9 +24,9 @@ def in_precision(algorithm: Algorithm[State], precision: Precision) -> Algorithm
     @cache  # stages that share a function go on sharing it: they are compiled once
     def exact(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
-        def in_float32(*arguments: Any, **named: Any) -> Any:
+        def in_float32(*arguments: Any) -> Any:
             with jax.default_matmul_precision("float32"):
-                return function(*arguments, **named)
+                return function(*arguments)
 
         return in_float32
 
