@@ -500,7 +500,7 @@ def test_real_valued_fields_may_be_traced_and_mapped_over(name):
     mapped = jax.jit(jax.vmap(compiled(name, "update"), in_axes=(0, 0, None, None, None)))
     states, _ = mapped(grid, states, batch_of(name, 0), jax.random.key(0), UpdateIndex(jnp.asarray(0)))
     after_one = jax.tree.map(lambda leaf: leaf[1], states)
-    states, _ = mapped(grid, states, batch_of(name, 1), jax.random.key(1), jnp.asarray(1))
+    states, _ = mapped(grid, states, batch_of(name, 1), jax.random.key(1), UpdateIndex(jnp.asarray(1)))
     # Rounding differs between the programs; Adam turns it into a small part of its rate of 0.01 an update.
     assert distance(jax.tree.map(lambda leaf: leaf[0], states), trained(name, 2)) < 1e-4
     plain = make(name, **{key: float(value) for key, value in other_values(name).items()})  # Python's numbers
@@ -680,7 +680,8 @@ def test_the_weight_of_q_multiplies_its_term_alone(name):
 
     def metrics_with(weight: float) -> dict[str, float]:
         values = real_values(name) | {"q_weight": jnp.float32(weight)}
-        _, metrics = compiled(name, "update")(values, state, batch_of(name, 4), jax.random.key(4), jnp.asarray(4))
+        index = UpdateIndex(jnp.asarray(4))
+        _, metrics = compiled(name, "update")(values, state, batch_of(name, 4), jax.random.key(4), index)
         return {key: float(value) for key, value in metrics.items()}
 
     without, small, large, larger = (metrics_with(weight) for weight in (0.0, 0.5, 1e3, 2e3))
