@@ -71,6 +71,25 @@ def test_equal_programs_are_measured_once(monkeypatch):
     assert "training 0 h 03 min, evaluations at most 3 h 00 min" in text and "1000" in text
 
 
+def test_it_is_measured_in_the_precision_of_the_plan(monkeypatch):
+    """Products in another precision are another program."""
+    exact = cells(PLAN.replace("episodes = 2", 'episodes = 2\nprecision = "float32"'))
+    pair = [next(cell for cell in each if cell.name == "replay/bc") for each in (cells(), exact)]
+    asked: list[str] = []
+
+    def in_precision(algorithm, precision):
+        asked.append(precision)
+        return algorithm
+
+    monkeypatch.setattr(estimate, "in_precision", in_precision)
+    monkeypatch.setattr(
+        estimate, "time_stages", lambda program: ([StageTiming(1.0, 1, 0.0, 0.0, 0.001)], program.init())
+    )
+    monkeypatch.setattr(estimate, "_evaluation", lambda program, state, sizes, episodes: 10.0)
+    assert all(found.seconds is not None for found in times_of(pair))
+    assert set(asked) == {"device", "float32"}
+
+
 def test_what_cannot_be_measured_is_told():
     missing = PLAN.replace('task = "hopper-medium-v2"', 'dataset = "no/such.hdf5"')
     found = list(times_of([cell for cell in cells(missing) if cell.name == "medium/bc"]))

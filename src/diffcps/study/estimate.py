@@ -19,6 +19,7 @@ from diffcps.run.evaluate import DIAGNOSE_ROWS
 from diffcps.study.plan import Cell
 from diffcps.tasks.catalogue import find_task
 from diffcps.training.members import Program, a_device_per_core, expand
+from diffcps.training.precision import in_precision
 from diffcps.training.timing import ROWS, made_up_data, seconds_per_update, time_stages
 from diffcps.types import EnvironmentSpec, NetObservation, Real, Spec, Tree, UserError
 
@@ -86,10 +87,10 @@ def sizes_of(cell: Cell) -> RunSizes:
 def measure(cell: Cell, sizes: RunSizes) -> Seconds:
     """Compiles the run's program and times some updates of each stage, a diagnosis and some steps of episodes."""
     request, settings = cell.request, cell.request.settings
-    method = ALGORITHMS[request.method]
+    method, precision = ALGORITHMS[request.method], settings.precision
     steps = method.make(request.config, sizes.spec).episode_steps
     program = Program(
-        lambda swept: method.make(replace(request.config, **swept), sizes.spec),
+        lambda swept: in_precision(method.make(replace(request.config, **swept), sizes.spec), precision),
         expand(settings.seeds, request.sweep),
         made_up_data(sizes.spec, episode_steps=steps),
     )
@@ -108,7 +109,8 @@ def _shape_of(cell: Cell) -> object:
     request, settings = cell.request, cell.request.settings
     types = field_types(type(request.config))
     fixed = tuple((name, value) for name, value in values_of(request.config).items() if types[name] != Real)
-    return request.method, fixed, cell.members, settings.eval_every, settings.episodes, settings.also_act
+    how = settings.eval_every, settings.episodes, settings.also_act, settings.precision
+    return request.method, fixed, cell.members, how
 
 
 def _evaluation(program: Program, state: Tree, sizes: RunSizes, episodes: int) -> float:
