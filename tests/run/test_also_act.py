@@ -114,5 +114,5 @@ def test_an_evaluation_that_failed_or_was_broken_off_is_made_again_by_all_rules(
     with pytest.raises(diffcps.UserError, match="another also_act: the run has"):
         train(folder.path, ("sample",), resume=True)
     train(folder.path, RULES, resume=True)
-    for name in ("evaluations.jsonl", "summary.json"):
-        assert (folder.path / name).read_bytes() == (out / name).read_bytes()
+    assert folder.evaluations.read_bytes() == RunFolder(out).evaluations.read_bytes()
+    assert folder.read_summary() == RunFolder(out).read_summary()

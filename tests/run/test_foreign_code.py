@@ -70,7 +70,7 @@ def run(out: Path, resume: bool = False, fails: Mapping[int, BaseException] = NO
 
 def results(out: Path) -> dict[str, object]:
     found: dict[str, object] = {path.name: path.read_bytes() for path in sorted((out / "checkpoints").iterdir())}
-    return found | {name: (out / name).read_text() for name in ("evaluations.jsonl", "summary.json")}
+    return found | {"evaluations": (out / "evaluations.jsonl").read_text(), "summary": RunFolder(out).read_summary()}
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,12 @@ def test_a_sweep_takes_the_place_of_a_presets_value():
     assert request.config.kappa == 0.1 and request.config.max_grad_norm == 9.0  # pyright: ignore
 
 
+def test_levels_of_a_network_may_be_equal():
+    """Seeds may not."""
+    request = resolve("diffuser", Given(fields={"multipliers": (1, 2, 2)}))
+    assert request.config.multipliers == (1, 2, 2)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_stored_run_goes_on_as_it_was():
     stored = record_of()
     request = resolve("diffcps", Given(), stored=stored)

@@ -14,6 +14,7 @@ import pytest
 import diffcps
 from diffcps.algorithms import bc
 from diffcps.envs.toy import stitching
+from diffcps.records.folder import RunFolder
 from diffcps.run.progress import Display, Silent
 from diffcps.training.loop import Interrupted
 
@@ -60,7 +61,7 @@ def results(out: Path) -> dict[str, object]:
     found["evaluations"] = (out / "evaluations.jsonl").read_text()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     found["metrics"] = [{name: value for name, value in row.items() if name != "updates_per_second"} for row in rows]
-    found["summary"] = (out / "summary.json").read_text()
+    found["summary"] = RunFolder(out).read_summary()
     return found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import jax
@@ -159,7 +160,7 @@ def test_labels_that_are_not_kept_are_made_again_after_a_resume(dataset, tmp_pat
 
 
 def test_a_stage_that_computes_for_long_before_its_first_update_says_so(dataset, monkeypatch):
-    algorithm, waits, told = without_labels(), iter((False, False, True)), []
+    algorithm, waits, told = without_labels(), chain((False, False), repeat(True)), []
     program = Program(lambda swept: algorithm, expand([0], {}), dataset)
     monkeypatch.setattr(loop, "_are_ready", lambda arrays: next(waits))
     lengths = loop.Lengths(updates=8, eval_every=8, log_every=4)

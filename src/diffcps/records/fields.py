@@ -105,8 +105,6 @@ def _check_whole_numbers(name: str, value: object) -> None:
     numbers = list(cast(Iterable[object], value)) if isinstance(value, tuple | list) else []
     if not numbers or any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in numbers):
         raise UserError(f"{name} is {value!r}: it must be one or more whole numbers, 0 or more")
-    if len(set(numbers)) != len(numbers):
-        raise UserError(f"{name} names {max(numbers, key=numbers.count)} twice")
 
 
 def to_json(config: Configuration) -> JsonRow:

@@ -22,7 +22,7 @@ ENVIRONMENT_SETTINGS = ("env", "env_kwargs", "max_episode_steps")
 """Fields of `Settings` that say which environment is meant: what came of them is written down as one."""
 
 
-ADDED_SETTINGS = ("validation", "also_act", "keep", "keep_every", "precision")
+ADDED_SETTINGS = ("validation", "also_act", "keep", "keep_every", "precision", "rows")
 """Fields of `Settings` that runs of earlier versions do not have."""
 
 
@@ -137,7 +137,8 @@ class RunRecord:
 def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, Json]]:
     """What differs between a run and its continuation that must not: name, value before, value now.
 
-    The number of updates, the place of the data, the mean return of the data, command, versions and device may differ.
+    The number of updates, the place of the data and of their rows, their mean return, command, versions and device may
+    differ.
     """
     if before.environment != now.environment:
         yield "env", _text(before.environment), _text(now.environment)
@@ -168,7 +169,8 @@ def _data_json(info: DatasetInfo) -> JsonRow:
 
 
 def _identity(record: RunRecord) -> JsonRow:
-    free = ("format", "config", "sweep", "dataset", "env", "updates", "data_return", "command", "versions", "device")
+    of_data = ("dataset", "rows", "data_return")
+    free = ("format", "config", "sweep", "env", "updates", *of_data, "command", "versions", "device")
     return {name: value for name, value in record.to_json().items() if name not in free}
 
 
@@ -293,6 +295,14 @@ class MemberScores:
     """The same evaluations by each further rule."""
 
 
+class PeakMemory(NamedTuple):
+    """The most that the process which ended a run has held at once, in bytes."""
+
+    host: int
+    device: int | None
+    """Of the device with the most; None where it does not say, as a CPU, whose memory is the host's."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What is reported of a run: `summary.json`."""
@@ -308,6 +318,8 @@ class Summary:
     """How many evaluations have no score because the episodes could not be played."""
     unmet_bounds: tuple[UnmetBound, ...] = ()
     """Bounds that show no sign of being met."""
+    peak_memory: PeakMemory | None = field(default=None, compare=False)
+    """None for runs of earlier versions."""
 
     def to_json(self) -> JsonRow:
         """The content of summary.json."""
@@ -318,6 +330,7 @@ class Summary:
             "data_return": self.data_return,
             "reference": None if self.reference is None else list(self.reference),
             "failed_evaluations": self.failed_evaluations,
+            "peak_memory": None if self.peak_memory is None else dict(self.peak_memory._asdict()),
             "unmet_bounds": [
                 {
                     **_columns(row.member),
@@ -345,6 +358,7 @@ class Summary:
         """The inverse, in a run of these members."""
         reference = content["reference"]
         rows = [_object(row) for row in _list(content["members"])]
+        peak = content.get("peak_memory")
         return cls(
             algorithm=str(content["algorithm"]),
             environment=_optional_text(content["env"]),
@@ -357,6 +371,7 @@ class Summary:
             ),
             failed_evaluations=_whole(content.get("failed_evaluations", 0)),
             unmet_bounds=tuple(_unmet_bound(_object(row), members) for row in _list(content.get("unmet_bounds", []))),
+            peak_memory=None if peak is None else _peak(_object(peak)),
         )
 
 
@@ -533,6 +548,11 @@ def _selected(value: Json) -> Selected | None:
         return None
     found = _object(value)
     return Selected(_whole(found["update"]), _number(found["selection/loss"]))
+
+
+def _peak(found: JsonRow) -> PeakMemory:
+    device = found["device"]
+    return PeakMemory(_whole(found["host"]), None if device is None else _whole(device))
 
 
 # --- JSON values of a known kind; a file that holds another was not written by this library ---

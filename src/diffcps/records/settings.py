@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffcps.training.loop import Lengths
+from diffcps.training.members import Rows
 from diffcps.training.precision import Precision
-from diffcps.types import Count, EnvironmentSpec, Share
+from diffcps.types import Count, EnvironmentSpec, Share, UserError
 
 NO_ENVIRONMENT = "none"
 """What a person says in the place of an environment who wants no scores."""
@@ -50,6 +51,14 @@ class Settings:
     precision: Precision = "device"
     """Of matrix products: what the device does by default (TF32 on NVIDIA's GPUs, float32 on CPUs), or float32
     everywhere."""
+    rows: Rows = "device"
+    """Where the data's rows lie while it trains: with the device, or in the memory of the machine, from which batches
+    are sent to it, for data that are larger than a GPU's memory. The numbers are the same."""
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds if isinstance(self.seeds, Sequence) else ():  # another value is refused where it is read
+            if self.seeds.count(seed) > 1:
+                raise UserError(f"seeds names {seed} twice")
 
     def kept(self, evaluated: Sequence[int]) -> list[int]:
         """The evaluations whose weights are kept, of those so far (by their updates, in order)."""

@@ -47,7 +47,7 @@ class Chosen:
     """None for members of which none was chosen yet."""
     updates: list[int]
     state: Tree
-    """On the host, so that the live state may be consumed."""
+    """On the host."""
 
     @classmethod
     def of(cls, path: Path, rule: Rule, num_members: int, evaluations: Sequence[Evaluation], state: Tree) -> Chosen:

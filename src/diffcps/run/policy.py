@@ -195,7 +195,7 @@ class MemberPolicies:
 
 def program_of(record: RunRecord, members: Sequence[Member], dataset: Dataset | None) -> Program:
     """Members of a run as one compiled program; without a dataset they can act, but not train."""
-    return Program(partial(algorithm_of, record), members, dataset)
+    return Program(partial(algorithm_of, record), members, dataset, record.settings.rows)
 
 
 def algorithm_of(record: RunRecord, swept: Mapping[str, Tree]) -> Algorithm[Tree]:

@@ -25,6 +25,7 @@ from diffcps.records.record import RunRecord
 from diffcps.records.settings import Settings
 from diffcps.tasks.references import normalised_score
 from diffcps.training.members import Program
+from diffcps.training.memory import free_of_device
 from diffcps.types import Dataset, DatasetInfo, EnvironmentSpec, Need, Tree, UserError
 
 if TYPE_CHECKING:
@@ -88,9 +89,19 @@ def check_disk(program: Program, folder: RunFolder, settings: Settings) -> None:
         )
 
 
-def _size(state: Tree) -> int:
+def check_memory(dataset: Dataset, settings: Settings) -> None:
+    """Room for the rows with the device that trains, where they are to lie there and it says what it has."""
+    needed, free = _size(dataset), free_of_device()
+    if settings.rows == "device" and free is not None and free < needed:
+        raise UserError(
+            f"{dataset.info.source}: its {dataset.size:,} rows take {needed / 1e6:,.0f} MB, and the device that trains "
+            f"has {free / 1e6:,.0f} MB left: --rows host leaves them in the memory of the machine"
+        )
+
+
+def _size(arrays: Tree) -> int:
     """Bytes of all arrays."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
 def check_needs(needs: frozenset[Need], method: str, info: DatasetInfo) -> None:

@@ -27,7 +27,16 @@ from diffcps.presets import presets_of
 from diffcps.records import fields
 from diffcps.records.environment import environment_of, reference_of
 from diffcps.records.folder import RunFolder
-from diffcps.records.record import Evaluation, Measurement, MemberScores, RunRecord, Selected, Summary, differences
+from diffcps.records.record import (
+    Evaluation,
+    Measurement,
+    MemberScores,
+    PeakMemory,
+    RunRecord,
+    Selected,
+    Summary,
+    differences,
+)
 from diffcps.records.settings import NO_ENVIRONMENT, Settings
 from diffcps.run.bounds import unmet_bounds, unmet_line
 from diffcps.run.chosen import BY_LOSS, BY_SCORE, Chosen
@@ -36,6 +45,7 @@ from diffcps.run.policy import acting_by, program_of
 from diffcps.run.preflight import (
     check_box,
     check_disk,
+    check_memory,
     check_needs,
     check_windows,
     preflight,
@@ -48,6 +58,7 @@ from diffcps.storage import Json
 from diffcps.training import checkpoint, loop
 from diffcps.training.loop import Boundary, Interrupted, Training
 from diffcps.training.members import Member, Program, a_device_per_core
+from diffcps.training.memory import peak_of_devices, peak_of_host
 from diffcps.types import Configuration, Dataset, DatasetInfo, EnvironmentSpec, Reading, Tree, UserError
 
 PACKAGES = ("diffcps", "jax", "equinox", "optax", "numpy", "gymnasium", "mujoco")
@@ -134,6 +145,7 @@ def run(
     )
     preflight(record)
     folder = RunFolder(out)
+    check_memory(dataset, record.settings)
     program = program_of(record, record.members, dataset)
     check_needs(program.needs, record.algorithm, dataset.info)
     measured = dataset if held_out is None else held_out
@@ -360,7 +372,8 @@ def _report(folder: RunFolder, record: RunRecord) -> Summary:
     from diffcps.run.curves import save_curves
 
     members = record.members
-    summary = summarise(record, folder.read_evaluations(members), folder.read_measurements(members))
+    found = summarise(record, folder.read_evaluations(members), folder.read_measurements(members))
+    summary = dataclasses.replace(found, peak_memory=PeakMemory(peak_of_host(), peak_of_devices()))
     folder.write_summary(summary)
     save_curves(folder, folder.curves)
     return summary

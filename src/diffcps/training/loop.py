@@ -25,6 +25,8 @@ from diffcps.types import Tree
 Preparing = Callable[[int, int, int], None]
 """`preparing(stage, done, total)`: a stage computes what it begins with, and has it for `done` of `total` rows; of none
 where it is one computation."""
+POLL_SECONDS = 0.005
+"""Between two looks at what the device computes: a part of what a block of updates takes on a fast one."""
 LARGE = 100.0
 """Rewards and observations above it in size are named where a member diverges."""
 
@@ -106,7 +108,7 @@ def resume(program: Program, path: Path, updates: int) -> Training:
     assert isinstance(stopped, dict)
     training.update, training.stopped = made, {int(member): str(why) for member, why in stopped.items()}
     training.alive = np.array([member.index not in training.stopped for member in program.members])
-    training.state, training.labels = program.place(state), program.place(labels)
+    training.state, training.labels = program.place(state), program.place_labels(labels)
     if begun and not program.keeps_labels(begun - 1):
         of_rows = prepared(program, training.state, (), begun - 1)
         _, training.labels = program.begin(training.state, of_rows, training.alive, begun - 1)
@@ -131,9 +133,10 @@ def advance(
 ) -> Iterator[Boundary]:
     """Trains to `lengths.updates`, in place, and yields at each boundary.
 
-    While the device works towards a boundary, `waiting(update)` is called with it, every 20 ms: the host stays free to
-    draw, and to hear Ctrl-C. So is `preparing` while a stage computes what it begins with: it may raise, and what was
-    computed for the rows so far lies in the folder `pieces`, to go on from. Ends early when no member is left.
+    While the device works towards a boundary, `waiting(update)` is called with it, every few milliseconds: the host
+    stays free to draw, and to hear Ctrl-C. So is `preparing` while a stage computes what it begins with: it may raise,
+    and what was computed for the rows so far lies in the folder `pieces`, to go on from. Ends early when no member is
+    left.
     """
     starts = program.starts(lengths.updates)
     while training.update < lengths.updates and training.alive.any():
@@ -143,16 +146,13 @@ def advance(
         if first == starts[stage]:
             of_rows = prepared(program, training.state, training.labels, stage, preparing, pieces)
             begun = program.begin(training.state, of_rows, training.alive, stage)
-            while not _are_ready(begun):
-                time.sleep(0.02)
-                preparing(stage, 0, 0)
+            _wait(begun, partial(preparing, stage, 0, 0))
             training.state, training.labels = begun
+        wait = partial(_wait, meanwhile=partial(waiting, last))
         training.state, alive, metrics = program.advance(
-            training.state, training.alive, first, last, training.labels, stage
+            training.state, training.alive, first, last, training.labels, stage, wait
         )
-        while not alive.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
-            time.sleep(0.02)
-            waiting(last)
+        wait(alive)
         measured = {name: np.asarray(value) for name, value in metrics.items()}
         seconds = time.perf_counter() - started
         gone = [member for member in program.members if training.alive[member.index] and not alive[member.index]]
@@ -186,16 +186,14 @@ def prepared(
         else:
             piece = program.prepare(state, stage, start)
             preparing(stage, start, program.rows)
-            while not _are_ready(piece):
-                time.sleep(0.02)
-                preparing(stage, start, program.rows)
+            _wait(piece, partial(preparing, stage, start, program.rows))
             piece = jax.tree.map(np.asarray, piece)
             if path is not None:
                 path.parent.mkdir(exist_ok=True)
                 checkpoint.save(path, piece, {})
         new = program.rows if done + 1 == len(starts) else starts[done + 1]
         found.append(jax.tree.map(lambda array, new=new - start: array[:, :new], piece))
-    return program.place(jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found))
+    return program.place_labels(jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found))
 
 
 def _shapes_of_rows(program: Program, state: Tree, labels: Tree, stage: int) -> Tree:
@@ -208,8 +206,14 @@ def _shapes_of_rows(program: Program, state: Tree, labels: Tree, stage: int) -> 
     )
 
 
+def _wait(arrays: Tree, meanwhile: Callable[[], None]) -> None:
+    """Comes back when the device has computed them all; until then `meanwhile()` is called every few milliseconds."""
+    while not _are_ready(arrays):
+        time.sleep(POLL_SECONDS)
+        meanwhile()
+
+
 def _are_ready(arrays: Tree) -> bool:
-    """Whether the device has computed them all."""
     return all(array.is_ready() for array in jax.tree.leaves(arrays))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,11 @@ LONGEST_PERIOD = 4
 """Updates that are written out at most: more would take minutes to compile."""
 PIECE = 2048
 """Rows for which a stage computes at once what it begins with."""
+BLOCK = 120
+"""Updates whose batches are drawn at once: a multiple of each period that is written out."""
+Rows = Literal["device", "host"]
+"""Where the data's rows lie: with the device that trains, or in the memory of the machine, from which their batches are
+sent to it."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,18 @@ class Program:
     """
 
     def __init__(
-        self, make: Callable[[Mapping[str, Tree]], Algorithm[Tree]], members: Sequence[Member], dataset: Dataset | None
+        self,
+        make: Callable[[Mapping[str, Tree]], Algorithm[Tree]],
+        members: Sequence[Member],
+        dataset: Dataset | None,
+        rows: Rows = "device",
     ):
         """`make(swept)` builds the algorithm with the given (traced) values in place of the configuration's.
 
-        Without a dataset the members can act and be diagnosed, but not train.
+        Without a dataset the members can act and be diagnosed, but not train. `rows` changes no number.
         """
         devices = devices_for(len(members))
-        mesh = jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
+        mesh = _mesh(devices)
         self._by_member = NamedSharding(mesh, PartitionSpec("members"))
         self.members = members
         self._make = make
@@ -91,7 +101,9 @@ class Program:
         self._stages, self.needs, self.episode_steps = algorithm.stages, algorithm.needs, algorithm.episode_steps
         self.check = algorithm.check
         self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._dataset = jax.device_put(dataset, self._everywhere)
+        home = mesh if rows == "device" else _mesh(jax.devices("cpu")[:1])
+        self._home_by_member = NamedSharding(home, PartitionSpec("members"))
+        self._dataset = jax.device_put(dataset, NamedSharding(home, PartitionSpec()))
         self.largest_reward = 0.0 if dataset is None else _largest(dataset.reward)
         self.largest_observation = 0.0 if dataset is None else _largest(dataset.observation)
         self._swept = self.place(
@@ -104,11 +116,15 @@ class Program:
         self._key_begin = jax.vmap(lambda key: jax.random.fold_in(key, 0))(jax.random.clone(self._key_init))
 
     def place(self, tree: Tree) -> Tree:
-        """Arrays with a leading member axis, each member on its device, in buffers that `advance` may consume."""
-        return jax.device_put(tree, self._by_member, may_alias=False)
+        """Arrays with a leading member axis, each member on its device."""
+        return jax.device_put(tree, self._by_member)
+
+    def place_labels(self, labels: Tree) -> Tree:
+        """What stages have computed for the rows, "members ...", where the rows are."""
+        return jax.device_put(labels, self._home_by_member)
 
     def init(self) -> Tree:
-        """Initial states, stacked along a leading member axis, each array in a buffer of its own; always the same."""
+        """Initial states, stacked along a leading member axis; always the same."""
         return self.place(_init(self._make, self._swept, jax.random.clone(self._key_init)))
 
     def starts(self, updates: int) -> list[int]:
@@ -159,17 +175,19 @@ class Program:
 
     def prepare(self, state: Tree, stage: int, start: int) -> Tree:
         """What a stage needs of a piece of the rows, "members rows ..."; at once, while the device computes."""
-        number, size, data = self.first_like(stage), self.piece_rows, self._dataset
-        return _prepare(self._make, number, size, state, self._swept, data, self._key_begin, stage, start)
+        number, size = self.first_like(stage), self.piece_rows
+        rows = jax.device_put(_piece(self._dataset, start, size), self._everywhere)
+        return _prepare(self._make, number, size, state, self._swept, rows, self._key_begin, stage, start)
 
     def begin(self, state: Tree, labels: Tree, alive: np.ndarray | jax.Array, stage: int) -> tuple[Tree, Tree]:
         """Begins a stage (by its number) with the state and labels that the one before left.
 
         The state of a member that is not alive stays as it is. Returns at once, while the device computes.
         """
-        number, key = self.first_like(stage), self._key_begin
-        begun = _begin(self._make, number, state, alive, labels, self._swept, self._dataset, key, stage)
-        return self.place(begun)
+        number, home = self.first_like(stage), self._home_by_member
+        of_members = jax.device_put((state, alive, labels, self._swept, self._key_begin), home)
+        state, labels = _begin(self._make, number, *of_members, self._dataset, stage)
+        return self.place(state), self.place_labels(labels)
 
     @property
     def shares(self) -> list[float]:
@@ -181,19 +199,37 @@ class Program:
         return self._stages.index(self._stages[stage])
 
     def advance(
-        self, state: Tree, alive: np.ndarray | jax.Array, first: int, last: int, labels: Tree = (), stage: int = 0
+        self,
+        state: Tree,
+        alive: np.ndarray | jax.Array,
+        first: int,
+        last: int,
+        labels: Tree = (),
+        stage: int = 0,
+        wait: Callable[[Tree], object] = jax.block_until_ready,
     ) -> tuple[Tree, jax.Array, dict[str, jax.Array]]:
-        """Makes updates `first`, ..., `last` - 1, all of them in one stage. Consumes `state`.
+        """Makes updates `first`, ..., `last` - 1, all of them in one stage; returns while the device still computes.
 
         A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
-        no longer `alive`. Metrics are means over the updates that report them, per member.
+        no longer `alive`. Metrics are means over the updates that report them, per member. A block's batches are drawn
+        while the block before trains, and no further ahead: `wait(arrays)` comes back when they are computed.
         """
-        alive = jax.device_put(alive, self._by_member)
-        number, key = self.first_like(stage), self._key_update
-        mesh, limit = self._by_member.mesh, DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2
-        period, data = written_out(self._stages[number], jax.default_backend()), self._dataset
-        loop = mesh, period, first % period, (last - first) % period
-        return _advance(self._make, number, *loop, state, alive, labels, self._swept, data, key, first, last, limit)
+        number, home, own = self.first_like(stage), self._home_by_member, (self._swept, self._key_update)
+        period = written_out(self._stages[number], jax.default_backend())
+        drawing = jax.device_put((labels, *own), home)
+        new, sums, before = state, (), ()
+        for start in range(first, last, BLOCK):
+            stop = min(start + BLOCK, last)
+            drawn = _draw(self._make, number, home.mesh, *drawing, self._dataset, start)
+            batches = jax.device_put(drawn, self._by_member)
+            if start == first:
+                sums = self.place(_no_sums(self._make, number, state, batches, *own))
+            wait(before)
+            before = sums  # of the block that trains meanwhile
+            loop = self._by_member.mesh, period, start % period, (stop - start) % period
+            new, sums = _advance(self._make, number, *loop, new, sums, batches, *own, start, stop)
+        limit = DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2 * (last - first)
+        return _judged(jax.device_put(alive, self._by_member), state, new, sums, limit)
 
     def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
         """Actions for "members episodes obs" after `update` updates, of policies that remember no step before."""
@@ -218,6 +254,11 @@ class Program:
         return {name: np.asarray(value) for name, value in metrics.items()}
 
 
+def _mesh(devices: list[Device]) -> Mesh:
+    """Devices that share the members."""
+    return jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
+
+
 def _largest(values: Stored) -> float:
     """The size of the largest entry."""
     array = np.asarray(values)
@@ -234,10 +275,14 @@ def _boundaries(shares: np.ndarray, updates: int) -> list[int]:
     return [round(updates * before) for before in np.cumsum([0.0, *shares]) / shares.sum()]
 
 
+@partial(jax.jit, static_argnums=2)
+def _piece(dataset, start, size):
+    return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, size), dataset)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _prepare(make, number, size, state, swept, dataset, key, stage, start):
+def _prepare(make, number, size, state, swept, rows, key, stage, start):
     index = start + jnp.arange(size)
-    rows = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, size), dataset)
 
     def prepare_member(state, swept, key):
         return make(swept).stages[number].for_rows(state, rows, index, jax.random.fold_in(key, stage))
@@ -246,7 +291,7 @@ def _prepare(make, number, size, state, swept, dataset, key, stage, start):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _begin(make, number, state, alive, labels, swept, dataset, key, stage):
+def _begin(make, number, state, alive, labels, swept, key, dataset, stage):
     def begin_member(state, labels, swept, key):
         labelled = dataclasses.replace(dataset, labels=labels)
         return make(swept).stages[number].begin(state, labelled, jax.random.fold_in(key, stage))
@@ -264,59 +309,89 @@ def written_out(stage: Stage[Tree], platform: str) -> int:
     return stage.period if platform != "cpu" and stage.period <= LONGEST_PERIOD else 1
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5), donate_argnums=6)
-def _advance(make, number, mesh, period, phase, rest, state, alive, labels, swept, dataset, key, first, last, limit):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(make, number, mesh, labels, swept, key, dataset, start):
+    """The batches of the updates from `start` on, "members BLOCK ..."."""
+
+    def draw_member(labels, swept, key, dataset):
+        stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
+        return jax.vmap(lambda i: stage.batch(labelled, _keys(key, i)[0]))(start + jnp.arange(BLOCK))
+
+    return _each(draw_member, mesh, 3)(labels, swept, key, dataset)
+
+
+def _keys(key, update):
+    """Of an update: for its batch, and for what else it draws."""
+    return jax.random.split(jax.random.fold_in(key, update))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _no_sums(make, number, state, batches, swept, key):
+    """Of the metrics of no update: their sums, and how many reported them."""
+
+    def metrics(state, batches, swept, key):
+        batch = jax.tree.map(lambda array: array[0], batches)
+        return make(swept).stages[number].update(state, batch, key, UpdateIndex(jnp.asarray(0)))[1]
+
+    found = jax.eval_shape(jax.vmap(metrics), state, batches, swept, key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+    return zeros, zeros
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _advance(make, number, mesh, period, phase, rest, state, sums, batches, swept, key, start, stop):
     """Whole periods, each from the same `phase` on, and the `rest` of the updates after them."""
 
-    def advance_member(state, labels, swept, key, dataset):
-        stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
+    def advance_member(state, sums, batches, swept, key, start):
+        stage = make(swept).stages[number]
 
-        def update(state, index):
-            key_batch, key_update = jax.random.split(jax.random.fold_in(key, index.count))
-            return stage.update(state, stage.batch(labelled, key_batch), key_update, index)
-
-        def one_by_one(start, number, carry):
+        def one_by_one(first, number, carry):
             for i in range(number):
-                state, total, count = carry
-                state, metrics = update(state, UpdateIndex(start + i, (phase + i) % period, period))
+                state, (total, count) = carry
+                index = UpdateIndex(first + i, (phase + i) % period, period)
+                batch = jax.tree.map(lambda array, at=index.count - start: array[at], batches)
+                batch = jax.lax.optimization_barrier(batch)  # a CPU is slower where it reads it in its place
+                state, metrics = stage.update(state, batch, _keys(key, index.count)[1], index)
                 total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
                 count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
-                carry = state, total, count
+                carry = state, (total, count)
             return carry
 
         def whole_period(i, carry):
-            return one_by_one(first + i * period, period, carry)
+            return one_by_one(start + i * period, period, carry)
 
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(update, state, UpdateIndex(first))[1])
-        carry = jax.lax.fori_loop(0, (last - first) // period, whole_period, (state, zeros, zeros))
-        return one_by_one(last - rest, rest, carry)
+        carry = jax.lax.fori_loop(0, (stop - start) // period, whole_period, (state, sums))
+        return one_by_one(stop - rest, rest, carry)
 
-    new, total, count = _each(advance_member, mesh)(state, labels, swept, key, dataset)
-    metrics = jax.tree.map(lambda total, count: total / count, total, count)
+    return _each(advance_member, mesh, 5)(state, sums, batches, swept, key, start)
 
-    sane = alive
-    for leaf in jax.tree.leaves(new):
-        sane &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
+
+@jax.jit
+def _judged(alive, old, new, sums, limit):
+    """The state of each member that is sane, else the old one; whether it is; the means of the metrics."""
+    total, count = sums
+    numbers = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(new)], axis=1)
+    sane = alive & jnp.all(jnp.isfinite(numbers), axis=1)
     for value in total.values():
-        sane &= ~(jnp.abs(value) > limit * (last - first))
-    return _where(sane, new, state), sane, metrics
+        sane &= ~(jnp.abs(value) > limit)
+    return _where(sane, new, old), sane, jax.tree.map(lambda total, count: total / count, total, count)
 
 
-def _each(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
-    """`function(*of_a_member, dataset)` for all members, each device with its own.
+def _each(function: Callable[..., Tree], mesh: Mesh, count: int) -> Callable[..., Tree]:
+    """`function(*of_a_member, shared)` for all members, each device with its own; `count`: arguments of a member.
 
     A GPU trains its members side by side. A CPU core trains them in turn: products of one member after the other are
     faster there than batches of small products (by a tenth), and company changes a member by rounding alone.
     """
 
     def on_device(*trees):
-        *of_members, dataset = trees
+        *of_members, shared = trees
         if mesh.devices.flat[0].platform == "cpu":
-            return jax.lax.map(lambda of_a_member: function(*of_a_member, dataset), tuple(of_members))
-        return jax.vmap(lambda *of_a_member: function(*of_a_member, dataset))(*of_members)
+            return jax.lax.map(lambda of_a_member: function(*of_a_member, shared), tuple(of_members))
+        return jax.vmap(lambda *of_a_member: function(*of_a_member, shared))(*of_members)
 
     members, all_of_it = PartitionSpec("members"), PartitionSpec()
-    in_specs = (members, members, members, members, all_of_it)
+    in_specs = (*[members] * count, all_of_it)
     return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=members, check_vma=False)
 
 
