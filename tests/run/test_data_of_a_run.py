@@ -11,6 +11,9 @@ import pytest
 import diffcps
 from diffcps.algorithms import ALGORITHMS, bc, td3_bc
 from diffcps.cli.main import main
+from diffcps.envs.make import environment_sizes
+from diffcps.envs.toy import noisy_circle
+from diffcps.run.preflight import with_limits_noticed
 from diffcps.types import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -76,6 +79,13 @@ def test_terminals_at_the_time_limit_of_the_environment(tmp_path, capsys):
     arrays["next_observations"][99] = arrays["observations"][100]
     assert train(saved(tmp_path, arrays), tmp_path / "run", "--action-units", "scaled", env="Pendulum-v1") == 0
     assert "warning: 1 terminal episodes have 200 steps, the time limit of Pendulum-v1" in capsys.readouterr().out
+
+
+def test_the_one_step_of_a_bandit_is_no_time_limit():
+    data = noisy_circle(8)
+    assert data.info.environment is not None and bool(np.all(data.terminal))
+    noticed = with_limits_noticed(data, data.info.environment, environment_sizes(data.info.environment))
+    assert noticed.info.account.warnings == ()
 
 
 @pytest.mark.parametrize("method", ALGORITHMS)

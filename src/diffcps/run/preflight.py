@@ -143,9 +143,12 @@ def check_box(info: DatasetInfo, environment: EnvironmentSpec, sizes: Environmen
 
 
 def with_limits_noticed(dataset: Dataset, environment: EnvironmentSpec, sizes: EnvironmentSizes) -> Dataset:
-    """With a warning in its account, where terminal episodes are as long as the environment's time limit."""
+    """With a warning in its account, where terminal episodes are as long as the environment's time limit.
+
+    Not in bandits, whose episodes end with their one step.
+    """
     account = dataset.info.account
-    if not account.ordered or any("greatest length" in line for line in account.warnings):
+    if sizes.max_steps == 1 or not account.ordered or any("greatest length" in line for line in account.warnings):
         return dataset
     terminal = np.asarray(dataset.terminal)
     end = terminal | np.asarray(dataset.timeout)
