@@ -169,7 +169,8 @@ def measured(cases: list[Case], calls: int, seconds: float) -> list[list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 5], help="for all variants")
-    parser.add_argument("--more-seeds", type=int, nargs="*", default=[32, 128, 16, 64, 8, 2], help="for the first variant")
+    more = [32, 128, 16, 64, 8, 2]
+    parser.add_argument("--more-seeds", type=int, nargs="*", default=more, help="for the first variant")
     parser.add_argument("--width", type=int, default=256, help="smaller, to try the script on a CPU")
     parser.add_argument("--calls", type=int, default=5)
     parser.add_argument("--call-seconds", type=float, default=1.0, help="about how long one timed call takes")
