@@ -512,7 +512,9 @@ def test_other_files_than_the_benchmarks_are_told():
     study = plan(text)
     of = table(study, rows(study, "one/bc", BC, dataset="mine/one.hdf5", dataset_sha256="0123456789abcdef"), "last")
     assert of.columns[0].stand_in == "hopper-medium-v2"
-    assert of.remarks[0] == "one: not the data of hopper-medium-v2, but one.hdf5, SHA-256 0123456789ab."
+    told = "Not the benchmark's data, but own files, with their SHA-256: one for hopper-medium-v2: "
+    assert of.remarks[0] == f"{told}one.hdf5 (0123456789ab)." and of.remarks[0] in markdown("s", [of])
+    assert "one for hopper-medium-v2: no run has read it yet." in table(study, [], "last").remarks[0]
     assert "| one, own file (normalised score) |" in markdown("s", [of])
     of = table(study, rows(study, "one/bc", BC, dataset_sha256=catalogue()["hopper-medium-v2"].sha256), "last")
     assert of.columns[0].stand_in is None  # the benchmark's own file under another name

@@ -529,7 +529,8 @@ def _remarks(
     protocol: Protocol, trials: Sequence[Trial], columns: Sequence[Column], published: Published | None
 ) -> list[str]:
     """What must be said of a table as a whole."""
-    remarks = [_stand_in_text(column, trials) for column in columns if column.stand_in is not None]
+    own = "; ".join(_stand_in_text(column, trials) for column in columns if column.stand_in is not None)
+    remarks = [f"Not the benchmark's data, but own files, with their SHA-256: {own}."] if own else []
     if published is not None and any(column.unit == published.unit for column in columns):
         remarks.append(
             f"Published: {published.source} ({published.protocol}). Differences are ours minus published, with a 95 % "
@@ -538,9 +539,8 @@ def _remarks(
     groups = [group for group in _groups(columns) if group != AVERAGE]
     normalised = [column.data for column in columns if column.unit == "normalised"]
     if groups:
-        remarks += [
-            f"{group}: {', '.join(column.data for column in columns if _is_pooled(column, group))}." for group in groups
-        ]
+        of_groups = {group: [column.data for column in columns if _is_pooled(column, group)] for group in groups}
+        remarks += [f"{group}: {', '.join(data)}." for group, data in of_groups.items() if len(data) < len(columns)]
     elif 1 < len(normalised) < len(columns):
         remarks.append(f"The average is over {', '.join(normalised)}: the other data have no normalised scores.")
     if len(normalised) < 2 <= len(columns):
@@ -554,10 +554,10 @@ def _stand_in_text(column: Column, trials: Sequence[Trial]) -> str:
     """Numbers of other files must not pass for those of the benchmark's."""
     known = {(origin.dataset, origin.dataset_sha256) for origin in _origins(trials, column.data)}
     files = "; ".join(
-        f"{', '.join(PurePath(name).name for name in source.split(','))}, SHA-256 {sha256[:SHA_DIGITS]}"
+        f"{', '.join(PurePath(name).name for name in source.split(','))} ({sha256[:SHA_DIGITS]})"
         for source, sha256 in sorted(known)
     )
-    return f"{column.data}: not the data of {column.stand_in}, but {files or 'another file'}."
+    return f"{column.data} for {column.stand_in}: {files or 'no run has read it yet'}"
 
 
 def _remarks_on_acting(protocol: Protocol, trials: Sequence[Trial]) -> list[str]:

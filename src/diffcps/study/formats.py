@@ -94,9 +94,14 @@ def group_heading(group: str) -> str:
 
 
 def caption(table: ScoreTable) -> str:
+    """What the numbers of a table are, in sentences, and what must be known of them."""
+    return " ".join([explanation(table), *table.remarks])
+
+
+def explanation(table: ScoreTable) -> str:
     """What the numbers of a table are, in sentences."""
     averages = "The average is that of the data's means; its deviation that of each seed's average."
-    return " ".join([table.protocol.explanation, ABOUT_NUMBERS, *([averages] if table.groups else []), *table.remarks])
+    return " ".join([table.protocol.explanation, ABOUT_NUMBERS, *([averages] if table.groups else [])])
 
 
 # --- Markdown ---

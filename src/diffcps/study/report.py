@@ -10,10 +10,10 @@ from diffcps.storage import write_atomically
 from diffcps.study.charts import COLOURS, DASHES, lighter
 from diffcps.study.formats import (
     UNITS,
-    caption,
     comma_separated,
     data_heading,
     entry_parts,
+    explanation,
     group_heading,
     latex,
     markdown,
@@ -74,7 +74,7 @@ def html(page: Page) -> str:
         dashes=DASHES,
         units=UNITS,
         beside=BESIDE,
-        caption=caption,
+        explanation=explanation,
         data_heading=data_heading,
         group_heading=group_heading,
         entry_parts=entry_parts,
