@@ -360,7 +360,7 @@ def _fit(
     every = -(-updates // COURSE)
     lengths = Lengths(updates, every, min(every, 500))
     training = loop.resume(program, path, updates) if path.exists() else loop.begin(program)
-    training.labels = program.place(actions)
+    training.labels = program.place_labels(actions)
     rows = [row for row in read_rows(log) if int(str(row["update"])) <= training.update]
     progress.begin(f"fitting {len(members)} value{'s' if len(members) > 1 else ''}", updates)
     progress.advance(training.update)

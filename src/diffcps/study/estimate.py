@@ -93,6 +93,7 @@ def measure(cell: Cell, sizes: RunSizes) -> Seconds:
         lambda swept: in_precision(method.make(replace(request.config, **swept), sizes.spec), precision),
         expand(settings.seeds, request.sweep),
         made_up_data(sizes.spec, episode_steps=steps),
+        settings.rows,
     )
     program.starts(settings.updates)
     stages, state = time_stages(program)
@@ -109,7 +110,7 @@ def _shape_of(cell: Cell) -> object:
     request, settings = cell.request, cell.request.settings
     types = field_types(type(request.config))
     fixed = tuple((name, value) for name, value in values_of(request.config).items() if types[name] != Real)
-    how = settings.eval_every, settings.episodes, settings.also_act, settings.precision
+    how = settings.eval_every, settings.episodes, settings.also_act, settings.precision, settings.rows
     return request.method, fixed, cell.members, how
 
 
