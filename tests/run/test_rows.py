@@ -73,10 +73,13 @@ def test_the_size_of_a_block_changes_nothing(dataset, monkeypatch):
         return jax.tree.map(np.asarray, program.advance(program.init(), np.ones(2, bool), 3, 26, wait=waited.append))
 
     whole = trained()
-    assert waited == [()]
-    monkeypatch.setattr(members, "BLOCK", 10)
-    jax.tree.map(np.testing.assert_array_equal, trained(), whole)
-    assert waited[:2] == [(), ()] and len(waited) == 4  # one of three blocks is waited for before the last is begun
+    assert len(waited) == 1
+    for name, value, blocks in (("BLOCK", 12, 2), ("BLOCK_BYTES", 10_000, 2), ("BLOCK_BYTES", 1, 23)):
+        monkeypatch.setattr(members, name, value)  # a batch of both members has 2 x 8 x 37 bytes, or some more
+        waited.clear()
+        jax.tree.map(np.testing.assert_array_equal, trained(), whole)
+        assert len(waited) == blocks
+        monkeypatch.undo()
 
 
 def test_devices_that_train_have_no_copy(dataset):

@@ -30,6 +30,10 @@ PIECE = 2048
 """Rows for which a stage computes at once what it begins with."""
 BLOCK = 120
 """Updates whose batches are drawn at once: a multiple of each period that is written out."""
+SHORT = 12
+"""A shorter block is a multiple of it, and so of each period; where not even so many fit, a block is one period."""
+BLOCK_BYTES = 2**28
+"""Of a block's batches, at most, all members together."""
 Rows = Literal["device", "host"]
 """Where the data's rows lie: with the device that trains, or in the memory of the machine, from which their batches are
 sent to it."""
@@ -113,6 +117,7 @@ class Program:
             jnp.asarray([member.seed for member in members], jnp.uint32)
         )
         self._key_init, self._key_update, self._key_diagnose, self._key_act = self.place([keys[:, i] for i in range(4)])
+        self._blocks: dict[int, int] = {}
         self._key_begin = jax.vmap(lambda key: jax.random.fold_in(key, 0))(jax.random.clone(self._key_init))
 
     def place(self, tree: Tree) -> Tree:
@@ -217,10 +222,10 @@ class Program:
         number, home, own = self.first_like(stage), self._home_by_member, (self._swept, self._key_update)
         period = written_out(self._stages[number], jax.default_backend())
         drawing = jax.device_put((labels, *own), home)
-        new, sums, before = state, (), ()
-        for start in range(first, last, BLOCK):
-            stop = min(start + BLOCK, last)
-            drawn = _draw(self._make, number, home.mesh, *drawing, self._dataset, start)
+        block, new, sums, before = self._block(number, period, drawing), state, (), ()
+        for start in range(first, last, block):
+            stop = min(start + block, last)
+            drawn = _draw(self._make, number, home.mesh, block, *drawing, self._dataset, start)
             batches = jax.device_put(drawn, self._by_member)
             if start == first:
                 sums = self.place(_no_sums(self._make, number, state, batches, *own))
@@ -230,6 +235,15 @@ class Program:
             new, sums = _advance(self._make, number, *loop, new, sums, batches, *own, start, stop)
         limit = DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2 * (last - first)
         return _judged(jax.device_put(alive, self._by_member), state, new, sums, limit)
+
+    def _block(self, number: int, period: int, drawing: tuple[Tree, ...]) -> int:
+        """How many updates' batches a stage draws at once: a multiple of its period."""
+        if number not in self._blocks:
+            draw = partial(_draw, self._make, number, self._home_by_member.mesh, 1)
+            batches = jax.tree.leaves(jax.eval_shape(draw, *drawing, self._dataset, 0))
+            number_that_fits = BLOCK_BYTES // sum(leaf.size * leaf.dtype.itemsize for leaf in batches)
+            self._blocks[number] = max(period, min(BLOCK, number_that_fits // SHORT * SHORT))
+        return self._blocks[number]
 
     def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
         """Actions for "members episodes obs" after `update` updates, of policies that remember no step before."""
@@ -309,13 +323,13 @@ def written_out(stage: Stage[Tree], platform: str) -> int:
     return stage.period if platform != "cpu" and stage.period <= LONGEST_PERIOD else 1
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(make, number, mesh, labels, swept, key, dataset, start):
-    """The batches of the updates from `start` on, "members BLOCK ..."."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(make, number, mesh, block, labels, swept, key, dataset, start):
+    """The batches of the updates from `start` on, "members block ..."."""
 
     def draw_member(labels, swept, key, dataset):
         stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
-        return jax.vmap(lambda i: stage.batch(labelled, _keys(key, i)[0]))(start + jnp.arange(BLOCK))
+        return jax.vmap(lambda i: stage.batch(labelled, _keys(key, i)[0]))(start + jnp.arange(block))
 
     return _each(draw_member, mesh, 3)(labels, swept, key, dataset)
 
