@@ -148,6 +148,7 @@ TABLE = [
         ),
         targets={"target_actor": ("target_rate", EVERY_UPDATE), "target_critic": ("target_rate", EVERY_UPDATE)},
         own_start=("target_actor",),
+        chooses_by="critic",
     ),
     Row(
         awr,

@@ -36,7 +36,7 @@ def means(filter: str, *temperatures: float) -> np.ndarray:
     """Mean of the policy in each state, times the state: 0.8 is the better mode. A row for each temperature."""
     swept = [{"temperature": temperature} for temperature in temperatures] or [{}]
     training = Training(
-        "crr", bandit("matching"), swept, width=32, filter=filter, acting="mean", decay_updates=800, **RATES
+        "crr", bandit("matching"), swept, width=32, filter=filter, action_choice="mean", decay_updates=800, **RATES
     )
     training.advance(800)
     observation = np.broadcast_to(np.array(STATES, np.float32)[:, None], (len(swept), 2, 1))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from diffcps.algorithms import diffcps
+from diffcps.algorithms import crr, diffcps
 from diffcps.evaluation.scores import Score, Scores
 from diffcps.records import fields
 from diffcps.records.folder import RunFolder
@@ -95,6 +95,15 @@ def test_runs_of_earlier_versions_are_read_without_what_they_do_not_say():
     assert added >= {"validation", "also_act", "keep", "keep_every"}
     old = {name: value for name, value in content.items() if name not in added}
     assert RunRecord.from_json(old) == record_of()
+
+
+def test_fields_are_read_under_the_names_that_they_had():
+    record = record_of(algorithm="crr", config=crr.Config(action_choice="mean"), sweep={})
+    content = record.to_json()
+    config = content["config"]
+    assert isinstance(config, dict)
+    earlier = {"acting" if name == "action_choice" else name: value for name, value in config.items()}
+    assert "acting" in earlier and RunRecord.from_json({**content, "config": earlier}) == record
 
 
 def test_a_swept_field_stands_in_the_sweep_alone(tmp_path):

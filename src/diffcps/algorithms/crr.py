@@ -46,7 +46,7 @@ CITATION = """@inproceedings{wang2020crr,
 
 Filter = Literal["binary", "exp"]
 Baseline = Literal["mean", "max"]
-Acting = Literal["softmax_q", "argmax_q", "sample", "mean"]
+Choice = Literal["softmax_q", "argmax_q", "sample", "mean"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Config:
     """Units per hidden layer, policy and critic (d3rlpy, Acme)."""
     depth: int = 2
     """Hidden layers with ReLU, policy and critic (d3rlpy, Acme)."""
-    acting: Acting = "softmax_q"
+    action_choice: Choice = "softmax_q"
     """One of `num_candidates` samples, drawn with probability softmax(Q) or the best one (argmax_q), or a sample, or
     the mean of the policy (Acme: the mode of the target policy)."""
     num_candidates: int = 4
@@ -211,13 +211,13 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
 
     def act(state: State, observation: Float[Array, "*b obs"], key: Key) -> Float[Array, "*b act"]:
         policy = state.actor.model
-        if config.acting == "mean":
+        if config.action_choice == "mean":
             return policy(observation)[0]
         key_noise, key_choice = jax.random.split(key)
         noise = jax.random.normal(key_noise, (*observation.shape[:-1], config.num_candidates, spec.action_size))
         action = sample_actions(policy, observation, noise)
         q = q_of(state.critic.model, observation, action)
-        return choose_candidate(action, q, config.acting, 1.0, key_choice)
+        return choose_candidate(action, q, config.action_choice, 1.0, key_choice)
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)

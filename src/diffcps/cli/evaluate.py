@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands, show, step_counter
-from diffcps.cli.flags import add_checkpoint
+from diffcps.cli.flags import add_action_choice, add_checkpoint
 from diffcps.records.folder import RunFolder
-from diffcps.rl.improvement import ActionChoice
 from diffcps.storage import check_ours
 
 
@@ -20,7 +18,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("run", type=Path, help="run folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="episodes per member [20]")
     add_checkpoint(evaluate)
-    evaluate.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
+    add_action_choice(evaluate)
     evaluate.add_argument(
         "--seed", type=int, default=1000, help="episode e starts from seed SEED + e [1000: not those of training]"
     )

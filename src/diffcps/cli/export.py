@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from diffcps.cli.compiled import add_flag
 from diffcps.cli.console import Commands
-from diffcps.cli.flags import add_checkpoint
-from diffcps.rl.improvement import ActionChoice
+from diffcps.cli.flags import add_action_choice, add_checkpoint
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +19,7 @@ def add(commands: Commands) -> None:
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an earlier export")
     add_checkpoint(export)
     export.add_argument("--member", type=int, default=0, metavar="M", help="number of the member [0]")
-    export.add_argument("--action-choice", choices=get_args(ActionChoice), help="how to act [as in the run]")
+    add_action_choice(export)
     export.add_argument(
         "--no-onnx", dest="onnx", action="store_false", help="StableHLO, weights and card alone, without the extra"
     )

@@ -13,6 +13,12 @@ from diffcps.run.policy import Checkpoint
 from diffcps.types import Configuration, Count, Real, Share
 
 
+def add_action_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds --action-choice; which rules there are is the method's to say."""
+    rules = "sample, softmax_q, argmax_q, or another of the method's"
+    parser.add_argument("--action-choice", metavar="RULE", help=f"how to act: {rules} [as in the run]")
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """--checkpoint of a run."""
     parser.add_argument(

@@ -103,7 +103,9 @@ class RunRecord:
         if name not in ALGORITHMS:
             raise UserError(f"names no algorithm of this version of diffcps ({name})")
         sweep = {field: _numbers(values) for field, values in _object(content["sweep"]).items()}
-        values = _object(content["config"]) | {field: _number_json(values[0]) for field, values in sweep.items()}
+        values = _of_today(_object(content["config"])) | {
+            field: _number_json(values[0]) for field, values in sweep.items()
+        }
         settings = {
             field: content[field]
             for field in fields.field_types(Settings)
@@ -149,6 +151,11 @@ def differences(before: RunRecord, now: RunRecord) -> Iterator[tuple[str, Json, 
     ]
     for old, new in pairs:
         yield from ((name, old.get(name), value) for name, value in new.items() if old.get(name) != value)
+
+
+def _of_today(config: JsonRow) -> JsonRow:
+    """Hyper-parameters under today's names: CRR's `action_choice` was `acting`."""
+    return {"action_choice" if name == "acting" else name: value for name, value in config.items()}
 
 
 def _with_reading(dataset: JsonRow) -> JsonRow:
