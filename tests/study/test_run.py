@@ -86,6 +86,8 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(made):
     failed = work[2]
     assert "longest of its episodes has 30 steps, and the windows of diffuser need 65" in failed.line
     assert failed.line in log_of(failed.cell, out).read_text()
+    command = RunFolder(out / "cross" / "bc").read_record().command
+    assert command == f"diffcps study run study.toml --out {out}"
     assert [(one.state, one.line) for one in standing_of(out)] == [("done", ""), ("done", ""), ("failed", failed.line)]
 
 

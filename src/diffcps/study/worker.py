@@ -31,6 +31,7 @@ def main(out: str, folder: str, name: str, parent: str, *cores: str) -> int:
     from diffcps.training.loop import Interrupted
     from diffcps.types import UserError
 
+    sys.argv = ["diffcps", "study", "run", PLAN, "--out", out]  # what the run writes down as its command
     try:
         _check_gpu()
         study = read_study(Path(out) / PLAN, folder)
