@@ -9,6 +9,8 @@ import pytest
 
 from diffcps.diffusion.dpm_solver import dpm_solver, sample_dpm, solver_orders
 from diffcps.diffusion.vp_sde import log_alpha
+from diffcps.envs.toy import noisy_circle
+from diffcps.policies.score import even_chain
 
 MEAN, STD = 0.7, 0.3
 """Data are N(MEAN, STD^2): the noise and the data that the best network predicts are linear in x_t."""
@@ -98,3 +100,25 @@ def test_orders_of_a_count_of_calls(calls, order, orders):
 def test_nodes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="one more"):
         dpm_solver(log_alpha(np.linspace(1.0, 0.1, 4)), (2, 2), "noise")
+
+
+# --- SfBC's chain on the noisy circle ---
+
+
+def test_few_even_calls_of_order_3_leave_the_circle_even_with_its_exact_denoiser():
+    """Why SfBC has no action on the data at T = 2 and 5 (docs/figures.md): it is the solver, not what was learnt."""
+    circle = jnp.asarray(noisy_circle(2000).action)
+    noise = jax.random.normal(jax.random.key(0), (1000, 2))
+
+    def median_radius(calls: int) -> float:
+        chain = even_chain(calls, 3, "noise")
+
+        def exact(x, call):
+            alpha, std = jnp.asarray(chain.alpha)[call], jnp.asarray(chain.std)[call]
+            distance = jnp.sum((x[:, None] - alpha * circle) ** 2, axis=-1)
+            return (x - alpha * jax.nn.softmax(-distance / (2 * std**2), axis=1) @ circle) / std
+
+        return float(np.median(np.linalg.norm(1.2 * sample_dpm(chain.solver, exact, noise), axis=1)))
+
+    found = [median_radius(calls) for calls in (2, 5, 10, 15)]
+    np.testing.assert_allclose(found, [7.8, 3.0, 0.93, 0.98], rtol=0.02)

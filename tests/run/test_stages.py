@@ -216,7 +216,8 @@ def test_pieces_are_read_again_and_a_checkpoint_has_the_whole(dataset, monkeypat
     lengths, pieces = loop.Lengths(updates=8, eval_every=8, log_every=4), tmp_path / "rows"
     with pytest.raises(KeyboardInterrupt):
         list(loop.advance(program, loop.begin(program), lengths, lambda update: None, stopping, pieces))
-    assert told == [(0, ROWS), (20, ROWS)] and [path.name for path in pieces.iterdir()] == ["0-0.safetensors"]
+    assert list(dict.fromkeys(told)) == [(0, ROWS), (20, ROWS)]  # told again where a piece takes its time
+    assert [path.name for path in pieces.iterdir()] == ["0-0.safetensors"]
     made, prepare = [], program.prepare
 
     def noted(state, stage, start):

@@ -117,6 +117,7 @@ class Program:
             jnp.asarray([member.seed for member in members], jnp.uint32)
         )
         self._key_init, self._key_update, self._key_diagnose, self._key_act = self.place([keys[:, i] for i in range(4)])
+        self._own_at_home = jax.device_put((self._swept, self._key_update), self._home_by_member)
         self._blocks: dict[int, int] = {}
         self._key_begin = jax.vmap(lambda key: jax.random.fold_in(key, 0))(jax.random.clone(self._key_init))
 
@@ -219,13 +220,13 @@ class Program:
         no longer `alive`. Metrics are means over the updates that report them, per member. A block's batches are drawn
         while the block before trains, and no further ahead: `wait(arrays)` comes back when they are computed.
         """
-        number, home, own = self.first_like(stage), self._home_by_member, (self._swept, self._key_update)
+        number, own = self.first_like(stage), (self._swept, self._key_update)
         period = written_out(self._stages[number], jax.default_backend())
-        drawing = jax.device_put((labels, *own), home)
+        drawing = (labels, *self._own_at_home, self._dataset)
         block, new, sums, before = self._block(number, period, drawing), state, (), ()
         for start in range(first, last, block):
             stop = min(start + block, last)
-            drawn = _draw(self._make, number, home.mesh, block, *drawing, self._dataset, start)
+            drawn = _draw(self._make, number, self._home_by_member.mesh, block, *drawing, start)
             batches = jax.device_put(drawn, self._by_member)
             if start == first:
                 sums = self.place(_no_sums(self._make, number, state, batches, *own))
@@ -240,9 +241,9 @@ class Program:
         """How many updates' batches a stage draws at once: a multiple of its period."""
         if number not in self._blocks:
             draw = partial(_draw, self._make, number, self._home_by_member.mesh, 1)
-            batches = jax.tree.leaves(jax.eval_shape(draw, *drawing, self._dataset, 0))
-            number_that_fits = BLOCK_BYTES // sum(leaf.size * leaf.dtype.itemsize for leaf in batches)
-            self._blocks[number] = max(period, min(BLOCK, number_that_fits // SHORT * SHORT))
+            batches = jax.tree.leaves(jax.eval_shape(draw, *drawing, 0))
+            fitting = BLOCK_BYTES // max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in batches))
+            self._blocks[number] = max(period, min(BLOCK, fitting // SHORT * SHORT))
         return self._blocks[number]
 
     def act(self, state: Tree, observation: NetObservation, update: int, step: int) -> NetAction:
