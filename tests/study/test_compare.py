@@ -445,6 +445,8 @@ def test_published_numbers_stand_beside_ours():
     assert "(published 75.0 ± 1.5; difference +5.0 (-19.8 to +29.8))" in text
     assert "average of A (normalised score)" in text and "Published: a paper (best of all)." in text
     assert "A: one, two." in of.remarks
+    whole = plan(GROUPED)
+    assert "A: one, two." not in table(whole, both(whole), "last").remarks  # all data: nothing is left to be said
     line = next(line for line in comma_separated([of]).splitlines() if line.startswith("last,bc,one"))
     assert [round(float(x), 3) if x else None for x in line.split(",")[10:15]] == [70.0, None, -10.0, -34.841, 14.841]
 
