@@ -298,6 +298,11 @@ class UpdateIndex:
         )
 
 
+def draw_nothing(batch: Batch, key: Key) -> tuple[()]:
+    """An update in which nothing but its batch is random."""
+    return ()
+
+
 def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Tree]:
     """A stage that takes the state as it is and computes nothing for the rows."""
     return state, ()
@@ -307,7 +312,8 @@ def begin_as_it_is(state: State, dataset: Dataset, key: Key) -> tuple[State, Tre
 class Stage(Generic[State]):
     """One stage of a training, on the state that all stages share; a simple method is one stage.
 
-    `batch(dataset, key)` draws what one update reads; `update(state, batch, key, index)` is one training step.
+    `batch(dataset, key)` is what one update reads of the data; `draw(batch, key)` what else is random in it, such as
+    noise of the batch's shape; `update(state, batch, draws, index)` is one training step, in which nothing is random.
     `begin(state, dataset, key)` hands over: it takes the state that the stage before left (and `dataset.labels`, what
     that one had computed for the rows) and returns the state to start from and the labels that `batch` finds in
     `dataset.labels`: arrays with a row for each transition, or what else its batches are drawn from.
@@ -321,9 +327,10 @@ class Stage(Generic[State]):
     share: int | float
     """Its share of the run's updates, in proportion to the other stages' shares."""
     batch: Callable[[Dataset, Key], Batch]
-    update: Callable[[State, Batch, Key, UpdateIndex], tuple[State, Metrics]]
+    update: Callable[[State, Batch, Tree, UpdateIndex], tuple[State, Metrics]]
     begin: Callable[[State, Dataset, Key], tuple[State, Tree]] = begin_as_it_is
     for_rows: Callable[[State, Dataset, Int[Array, " n"], Key], Tree] | None = None
+    draw: Callable[[Batch, Key], Tree] = draw_nothing
     period: int = 1
     """After how many updates their conditions repeat (`UpdateIndex.every`). On a GPU the loop writes so many out, one
     after the other, so that none waits for a condition, if they are few."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -315,6 +315,11 @@ def stages_of(algorithm: Algorithm[Any]) -> list[Stage[Any]]:
     return list(dict.fromkeys(algorithm.stages))
 
 
+def drawn_and_made(stage: Stage[Any], state: Any, batch: Any, key: jax.Array, index: UpdateIndex) -> Any:
+    """One update with what it draws."""
+    return stage.update(state, batch, stage.draw(batch, key), index)
+
+
 @cache
 def compiled(name: str, function: str, stage: int = -1):
     """One function of the contract as function(values, ...): the real-valued fields of the config are arguments."""
@@ -323,8 +328,11 @@ def compiled(name: str, function: str, stage: int = -1):
         algorithm = make(name, **values)
         if function == "begin":
             return begun(stages_of(algorithm)[stage], *arguments)
-        owner = stages_of(algorithm)[stage] if function in ("batch", "update") else algorithm
-        return getattr(owner, function)(*arguments)
+        if function == "batch":
+            return stages_of(algorithm)[stage].batch(*arguments)
+        if function == "update":
+            return drawn_and_made(stages_of(algorithm)[stage], *arguments)
+        return getattr(algorithm, function)(*arguments)
 
     return jax.jit(call)
 
@@ -468,7 +476,8 @@ def abstract_updates(name: str) -> list[tuple[Any, Any, dict[str, Any]]]:
             labels = jax.eval_shape(stage.for_rows, state, dataset(), jnp.arange(dataset().size), key)
         begun, labels = jax.eval_shape(stage.begin, state, dataclasses.replace(dataset(), labels=labels), key)
         batch = jax.eval_shape(stage.batch, dataclasses.replace(dataset(), labels=labels), key)
-        new, metrics = jax.eval_shape(stage.update, begun, batch, key, UpdateIndex(jnp.asarray(0)))
+        draws = jax.eval_shape(stage.draw, batch, key)
+        new, metrics = jax.eval_shape(stage.update, begun, batch, draws, UpdateIndex(jnp.asarray(0)))
         updates.append((batch, new, metrics))
     return updates
 
@@ -506,7 +515,7 @@ def test_real_valued_fields_may_be_traced_and_mapped_over(name):
     assert distance(jax.tree.map(lambda leaf: leaf[0], states), trained(name, 2)) < 1e-4
     plain = make(name, **{key: float(value) for key, value in other_values(name).items()})  # Python's numbers
     state = jax.jit(plain.init)(jax.random.key(0))
-    state, _ = jax.jit(plain.stages[-1].update)(
+    state, _ = jax.jit(partial(drawn_and_made, plain.stages[-1]))(
         state, batch_of(name, 0), jax.random.key(0), UpdateIndex(jnp.asarray(0))
     )
     assert distance(without_memory(after_one), without_memory(state)) < 1e-4
@@ -760,7 +769,7 @@ def test_metrics_have_the_same_names_at_every_update(name):
     for number in range(2):  # outside of jit, where the index is a known number
         index = UpdateIndex(jnp.asarray(number), number % stage.period, stage.period)
         _, metrics = jax.eval_shape(
-            lambda state, batch, key, index=index: stage.update(state, batch, key, index),
+            lambda state, batch, key, index=index: drawn_and_made(stage, state, batch, key, index),
             state,
             batch_of(name),
             jax.eval_shape(jax.random.key, 0),

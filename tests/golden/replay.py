@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +16,6 @@ SPEC = Spec(observation_size=5, action_size=3)
 """The sizes of every recording."""
 
 Networks = dict[str, Any]
-Make = Callable[[Callable[..., Any]], Algorithm[Any]]
-"""From a function that draws to the algorithm."""
 
 
 def state_with(algorithm: Algorithm[Any], **networks: Any) -> Any:
@@ -47,7 +44,9 @@ def batches_of(arrays: Arrays) -> Transition:
     return Transition(*recorded(arrays, "batch", *Transition._fields))
 
 
-def replay(make: Make, state: Any, batches: Any, draws: Any, first: int | jax.Array = 0) -> tuple[Networks, Metrics]:
+def replay(
+    algorithm: Algorithm[Any], state: Any, batches: Any, draws: Any, first: int | jax.Array = 0
+) -> tuple[Networks, Metrics]:
     """All updates in one scan: networks after each of them and the metrics of each, along the first axis.
 
     `batches` and `draws` have a row for each update; `first` is the index of the first one.
@@ -55,8 +54,7 @@ def replay(make: Make, state: Any, batches: Any, draws: Any, first: int | jax.Ar
 
     def body(state, inputs):
         batch, draws, index = inputs
-        update = make(lambda *_: draws).stages[0].update
-        state, metrics = update(state, batch, jax.random.key(0), UpdateIndex(index))
+        state, metrics = algorithm.stages[0].update(state, batch, draws, UpdateIndex(index))
         return state, (networks_of(state), metrics)
 
     indices = first + jnp.arange(len(jax.tree.leaves(batches)[0]))

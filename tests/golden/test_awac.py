@@ -92,7 +92,7 @@ def replayed(changes: dict[str, Real]) -> tuple[Networks, Metrics]:
     state = state_with(awac.make(config, SPEC), **{name: network(FORTY, "before", name) for name in NAMES})
     batches = Transition(*recorded(FORTY, "steps", *Transition._fields))
     draws = awac.Draws(*recorded(FORTY, "steps", "next_noise", "noise"))
-    return replay(lambda draw: awac.make(config, SPEC, draw), state, batches, draws)
+    return replay(awac.make(config, SPEC), state, batches, draws)
 
 
 updates = jax.jit(replayed)

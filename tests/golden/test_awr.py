@@ -60,7 +60,7 @@ def two_iterations(trace: Real, max_weight: Real) -> dict[str, Any]:
         state, labels = stage.begin(state, dataset, key)
 
         def body(state, batch, stage=stage, part=part):
-            state, metrics = stage.update(state, batch, key, UpdateIndex(jnp.asarray(0)))
+            state, metrics = stage.update(state, batch, (), UpdateIndex(jnp.asarray(0)))
             return state, (getattr(state, part).model, metrics[f"{part}/loss"])
 
         chosen = jnp.asarray(ARRAYS[f"steps/{part}_rows"][iteration])

@@ -38,7 +38,7 @@ def updates(rate: Real) -> tuple[Networks, Metrics]:
     observation, action = recorded(ARRAYS, "batch", "observation", "action")
     unread = jnp.zeros(action.shape[:2])
     batches = Transition(observation, action, unread, observation, unread)
-    return replay(lambda draw: algorithm, state_with(algorithm, actor=policy("before")), batches, ())
+    return replay(algorithm, state_with(algorithm, actor=policy("before")), batches, ())
 
 
 @cache

@@ -51,7 +51,7 @@ def updates(changes: dict[str, Real]) -> tuple[Networks, Metrics]:
     noise, next_latent, latent = recorded(ARRAYS, "steps", "vae_noise", "latent_next", "latent")
     bound = config.latent_bound
     draws = bcq.Draws(noise, jnp.clip(next_latent, -bound, bound), jnp.clip(latent, -bound, bound))
-    return replay(lambda draw: bcq.make(config, SPEC, draw), state, batches_of(ARRAYS), draws)
+    return replay(bcq.make(config, SPEC), state, batches_of(ARRAYS), draws)
 
 
 @cache

@@ -64,7 +64,7 @@ def updates(kernel: Kernel, changes: dict[str, Real], first: jax.Array) -> tuple
     config = dataclasses.replace(config_of(kernel), **changes)
     state = state_with(bear.make(config, SPEC), **{name: network(kernel, f"before/{name}") for name in NETWORKS})
     arrays = load_golden(RECORDINGS[kernel])
-    return replay(lambda draw: bear.make(config, SPEC, draw), state, batches_of(arrays), draws_of(arrays), first)
+    return replay(bear.make(config, SPEC), state, batches_of(arrays), draws_of(arrays), first)
 
 
 @cache

@@ -82,7 +82,7 @@ def inputs(which: str, variant: str) -> tuple[Transition, cql.Draws]:
 def updates(which: str, variant: str, changes: dict[str, Real], networks: Networks) -> tuple[Networks, Metrics]:
     config = dataclasses.replace(VARIANTS[variant], **changes)
     state = state_with(cql.make(config, SPEC), **networks)
-    return replay(lambda draw: cql.make(config, SPEC, draw), state, *inputs(which, variant))
+    return replay(cql.make(config, SPEC), state, *inputs(which, variant))
 
 
 compiled = jax.jit(updates, static_argnums=(0, 1))

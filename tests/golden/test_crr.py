@@ -71,9 +71,7 @@ def updates(
     config = dataclasses.replace(config_of(variant), **changes)
     batches = Transition(*recorded(FORTY, "steps", *Transition._fields))
     draws = crr.Draws(*recorded(FORTY, "steps", *crr.Draws._fields))
-    return replay(
-        lambda draw: crr.make(config, SPEC, draw), state_with(crr.make(config, SPEC), **networks), batches, draws, first
-    )
+    return replay(crr.make(config, SPEC), state_with(crr.make(config, SPEC), **networks), batches, draws, first)
 
 
 compiled = jax.jit(updates, static_argnums=0)

@@ -34,7 +34,7 @@ def updates(rate: Real, eps_scale: Real) -> tuple[Networks, Metrics]:
     t, eps = recorded(ARRAYS, "steps", "t", "eps")
     draws = BCDraws(t, eps_scale * eps)
     state = state_with(diffusion_bc.make(config, SPEC), actor=denoiser_from_golden(ARRAYS, "before/actor"))
-    return replay(lambda draw: diffusion_bc.make(config, SPEC, draw), state, batches, draws)
+    return replay(diffusion_bc.make(config, SPEC), state, batches, draws)
 
 
 @cache

@@ -38,7 +38,7 @@ def updates(max_q_backup: bool, changes: dict[str, Real]) -> tuple[Networks, Met
     networks = {name: network(arrays, f"before/{name}") for name in NETWORKS}
     state = state_with(diffusion_ql.make(config, SPEC), **networks)
     draws = diffusion.Draws(*recorded(arrays, "steps", "next_noise", "t", "eps", "noise", "coin_first"))
-    return replay(lambda draw: diffusion_ql.make(config, SPEC, draw), state, batches_of(arrays), draws)
+    return replay(diffusion_ql.make(config, SPEC), state, batches_of(arrays), draws)
 
 
 @cache

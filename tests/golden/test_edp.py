@@ -265,7 +265,7 @@ def test_pieces_of_crr():
 # --- Updates ---
 
 
-def patched(config: edp.Config, joint_norm: Real, draw: Any = edp.draw) -> Algorithm[edp.State]:
+def patched(config: edp.Config, joint_norm: Real) -> Algorithm[edp.State]:
     """EDP with their constants, and with both critics' gradient clipped to a joint norm before each by its own."""
 
     def each_alone(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -274,7 +274,7 @@ def patched(config: edp.Config, joint_norm: Real, draw: Any = edp.draw) -> Algor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(edp, "make_schedule", lambda *_: SCHEDULE)
         patch.setattr(edp, "each_alone", each_alone)
-        return edp.make(config, SPEC, draw)
+        return edp.make(config, SPEC)
 
 
 def before(kind: str) -> Networks:
@@ -288,12 +288,13 @@ def run(
 ) -> tuple[Networks, Metrics]:
     """The recorded updates of a kind: three of td3, one of the others. `flip` turns the coin."""
     config = dataclasses.replace(CONFIG, improvement=kind, **changes)
-    state = state_with(patched(config, joint_norm), **networks)
+    algorithm = patched(config, joint_norm)
+    state = state_with(algorithm, **networks)
     recorded = UPDATES if kind == "td3" else UPDATES[:1]
     stack = partial(jax.tree.map, lambda *rows: jnp.stack(rows))
     batches, draws = stack(*map(batch_of, recorded)), stack(*(draws_of(kind, update) for update in recorded))
     draws = draws._replace(maximise_first=draws.maximise_first ^ flip)
-    return replay(lambda draw: patched(config, joint_norm, draw), state, batches, draws)
+    return replay(algorithm, state, batches, draws)
 
 
 SHARED = ("max_grad_norm", "target_rate", "ema_rate", "discount", "q_weight")

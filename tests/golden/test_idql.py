@@ -187,7 +187,7 @@ def updates(networks: Networks, changes: dict[str, Real], decay: int) -> tuple[N
     batches, draws = (
         jax.tree.map(lambda *rows: jnp.stack(rows), *(of(update) for update in UPDATES)) for of in (batch_of, draws_of)
     )
-    return replay(lambda draw: idql.make(config, SPEC, draw), state, batches, draws)
+    return replay(idql.make(config, SPEC), state, batches, draws)
 
 
 @cache

@@ -105,7 +105,7 @@ def replayed(changes: dict[str, Real]) -> tuple[Networks, Metrics]:
     config = dataclasses.replace(CONFIG, **changes)
     state = state_with(iql.make(config, SPEC), **{name: network(FORTY, "before", name) for name in NAMES})
     batches = Transition(*recorded(FORTY, "steps", *Transition._fields))
-    return replay(lambda _: iql.make(config, SPEC), state, batches, ())
+    return replay(iql.make(config, SPEC), state, batches, ())
 
 
 updates = jax.jit(replayed)
@@ -142,7 +142,7 @@ def test_a_constant_rate():
     constant = dataclasses.replace(CONFIG, actor_decay_updates=0)
     state = state_with(iql.make(constant, SPEC), **{name: network(FORTY, "before", name) for name in NAMES})
     batches = Transition(*recorded(FORTY, "steps", *Transition._fields))
-    networks, metrics = jax.jit(lambda state: replay(lambda _: iql.make(constant, SPEC), state, batches, ()))(state)
+    networks, metrics = jax.jit(lambda state: replay(iql.make(constant, SPEC), state, batches, ()))(state)
     theirs = network(FORTY, "after", "actor_constant_rate")
     assert distance(after(networks, 40, "actor"), theirs) < TOLERANCE
     close(metrics["actor/loss"], FORTY["metrics/actor_constant_rate_loss"])

@@ -65,8 +65,8 @@ def state_from_golden(arrays) -> diffcps.State:
 
 def update_with(state, batch: Transition, draws: Draws, index, ema_rate=CONFIG.ema_rate):
     """One update with the given numbers in place of drawn ones."""
-    algorithm = diffcps.make(dataclasses.replace(CONFIG, ema_rate=ema_rate), SPEC, draw=lambda *_: draws)
-    return algorithm.stages[0].update(state, batch, jax.random.key(0), UpdateIndex(index))
+    algorithm = diffcps.make(dataclasses.replace(CONFIG, ema_rate=ema_rate), SPEC)
+    return algorithm.stages[0].update(state, batch, draws, UpdateIndex(index))
 
 
 # --- One update, piece by piece ---

@@ -245,8 +245,8 @@ def updated(stage: int) -> tuple[list[Networks], list[Metrics]]:
 
     @jax.jit
     def run(state, batch, draws):
-        made = qgpo.make(CONFIG, SPEC, lambda *_: draws)
-        return made.stages[stage].update(state, batch, jax.random.key(0), UpdateIndex(jnp.asarray(0)))
+        made = qgpo.make(CONFIG, SPEC)
+        return made.stages[stage].update(state, batch, draws, UpdateIndex(jnp.asarray(0)))
 
     state, networks, metrics = initial_state(), [], []
     for update in UPDATES if stage else UPDATES[:1]:

@@ -12,7 +12,7 @@ import pytest
 from diffcps.algorithms import sfbc
 from diffcps.networks.critic import Critic
 from diffcps.rl.replay import Labelled
-from diffcps.types import Dataset, DatasetInfo, UpdateIndex
+from diffcps.types import Dataset, DatasetInfo, Transition, UpdateIndex
 from tests.conftest import load_golden
 from tests.golden.replay import SPEC, recorded, state_with
 from tests.golden.weights import distance, ensemble, mlp
@@ -57,7 +57,7 @@ def two_rounds(config: sfbc.Config) -> list[tuple[Critic, jax.Array, jax.Array, 
         state, labels = begun(stage, state, dataset, key)
 
         def body(state, batch, stage=stage):
-            state, metrics = stage.update(state, batch, key, UpdateIndex(jnp.asarray(0)))
+            state, metrics = stage.update(state, batch, (), UpdateIndex(jnp.asarray(0)))
             return state, (state.critic.model, metrics["critic/loss"])
 
         batches = Labelled(dataset.observation[indices], dataset.action[indices], labels[indices])
@@ -117,7 +117,9 @@ def test_the_chain_and_the_times_are_the_programs(monkeypatch):
     (chain,) = chains
     assert chain.predicts == "noise"
     np.testing.assert_array_equal(np.diff(np.append(np.flatnonzero(chain.solver.starts), 15)), (3, 3, 3, 3, 2, 1))
-    t = sfbc.draw(jnp.zeros((100_000, 1)), jax.random.key(2)).t
+    zeros = jnp.zeros((100_000, 1))
+    rows = Transition(zeros, zeros, zeros[:, 0], zeros, zeros[:, 0])
+    t = sfbc.draw(rows, jax.random.key(2)).t
     assert 1e-5 <= t.min() < 1e-4 and 0.999 < t.max() <= 1.0
 
 

@@ -167,8 +167,7 @@ def three(stage: int) -> tuple[list[Networks], list[Metrics]]:
 
     @jax.jit
     def run(state, batch, draws):
-        made = srpo.make(CONFIG, SPEC, lambda *_: draws, lambda *_: draws)
-        return made.stages[stage].update(state, batch, jax.random.key(0), UpdateIndex(jnp.asarray(0)))
+        return algorithm.stages[stage].update(state, batch, draws, UpdateIndex(jnp.asarray(0)))
 
     networks, metrics = [], []
     for update in UPDATES:
@@ -216,11 +215,10 @@ def test_parameters(stage, name, first, third, read):
 
 def test_the_weight_decay_shows_in_the_third_update():
     config = dataclasses.replace(CONFIG, weight_decay=0.0)
-    state = state_with(srpo.make(config, SPEC), behaviour=BEHAVIOUR, frequency=FREQUENCY)
+    algorithm = srpo.make(config, SPEC)
+    state = state_with(algorithm, behaviour=BEHAVIOUR, frequency=FREQUENCY)
     for update in UPDATES:
-        draws = behaviour_draws(update)
-        made = srpo.make(config, SPEC, lambda *_, draws=draws: draws)
-        state, _ = jax.jit(made.stages[0].update)(
-            state, batch_of(update), jax.random.key(0), UpdateIndex(jnp.asarray(0))
+        state, _ = jax.jit(algorithm.stages[0].update)(
+            state, batch_of(update), behaviour_draws(update), UpdateIndex(jnp.asarray(0))
         )
     assert distance(state.behaviour.model, denoiser("update3/after/behavior")) > TOLERANCE

@@ -43,7 +43,7 @@ def updates(changes: dict[str, Real]) -> tuple[Networks, Metrics]:
     state = state_with(td3_bc.make(config, SPEC), **{name: network(f"before/{name}") for name in names})
     draws = td3_bc.Draws(*recorded(ARRAYS, "steps", "eps"))
     # The program counts from 1: its first update does not move the policy.
-    return replay(lambda draw: td3_bc.make(config, SPEC, draw), state, batches_of(ARRAYS), draws, first=1)
+    return replay(td3_bc.make(config, SPEC), state, batches_of(ARRAYS), draws, first=1)
 
 
 @cache

@@ -127,12 +127,13 @@ def make(values: Mapping[str, jax.Array]) -> Algorithm[qgpo.State]:
 @partial(jax.jit, static_argnums=0)
 def advanced(stage: int, values: Mapping[str, jax.Array], state: qgpo.State, labels: Any) -> qgpo.State:
     """After a stage: written out here, as `problems.Staged` would compile all of it for devices and three stages."""
-    update, batch = make(values).stages[stage].update, make(values).stages[stage].batch
+    made = make(values).stages[stage]
     data = dataclasses.replace(rows(), labels=labels)
 
     def body(index: jax.Array, state: qgpo.State) -> qgpo.State:
-        key_batch, key_update = jax.random.split(jax.random.fold_in(jax.random.key(stage), index))
-        return update(state, batch(data, key_batch), key_update, UpdateIndex(index))[0]
+        key_batch, key_draws = jax.random.split(jax.random.fold_in(jax.random.key(stage), index))
+        batch = made.batch(data, key_batch)
+        return made.update(state, batch, made.draw(batch, key_draws), UpdateIndex(index))[0]
 
     return jax.lax.fori_loop(0, UPDATES[stage], body, state)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffcps import UserError
-from diffcps.algorithms import awr, bc, diffuser, qgpo
+from diffcps.algorithms import awr, bc, diffuser, diffusion_bc, qgpo
 from diffcps.records.folder import RunFolder
 from diffcps.records.settings import Settings
 from diffcps.run.train import train
@@ -31,6 +31,7 @@ CONFIGS = {
         **{"width": 32, "multipliers": (1, 2), "horizon": 8, "num_steps": 2, "batch_size": 4, "plans": 2}
     ),
 }
+NOISY = diffusion_bc.Config(width=8, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +70,13 @@ def test_the_size_of_a_block_changes_nothing(dataset, monkeypatch):
     waited: list[members.Tree] = []
 
     def trained():
-        program = Program(lambda swept: bc.make(CONFIGS["bc"], SPEC), expand([0, 1], {}), dataset)
+        program = Program(lambda swept: diffusion_bc.make(NOISY, SPEC), expand([0, 1], {}), dataset)
         return jax.tree.map(np.asarray, program.advance(program.init(), np.ones(2, bool), 3, 26, wait=waited.append))
 
     whole = trained()
     assert len(waited) == 1
     for name, value, blocks in (("BLOCK", 12, 2), ("BLOCK_BYTES", 10_000, 2), ("BLOCK_BYTES", 1, 23)):
-        monkeypatch.setattr(members, name, value)  # a batch of both members has 2 x 8 x 37 bytes, or some more
+        monkeypatch.setattr(members, name, value)  # an update of both members reads 2 x 8 x 49 bytes or some more
         waited.clear()
         jax.tree.map(np.testing.assert_array_equal, trained(), whole)
         assert len(waited) == blocks

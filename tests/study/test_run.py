@@ -116,7 +116,7 @@ def test_a_folder_belongs_to_one_plan(made, tmp_path):
     _, out, _ = made
     with pytest.raises(UserError, match="holds the study of another plan"):
         run_study(written(tmp_path), out)
-    with pytest.raises(UserError, match="1000 workers: there are"):
+    with pytest.raises(UserError, match="1000 workers: take one or more"):
         run_study(written(tmp_path), tmp_path / "out", workers=1000)
     with pytest.raises(UserError, match=r"is no folder of a study \(it has no study\.toml\)"):
         standing_of(tmp_path)

@@ -26,9 +26,9 @@ def products(function, *arguments) -> tuple[int, int]:
     return len(found), sum("HIGHEST" in line for line in found)
 
 
-def at_first(update):
+def at_first(stage):
     """As the first update."""
-    return lambda state, batch, key: update(state, batch, key, UpdateIndex(jnp.asarray(0)))
+    return lambda state, batch, key: stage.update(state, batch, stage.draw(batch, key), UpdateIndex(jnp.asarray(0)))
 
 
 def parts(algorithm: Algorithm) -> list[tuple]:
@@ -36,7 +36,7 @@ def parts(algorithm: Algorithm) -> list[tuple]:
     keys, data = jax.random.split(jax.random.key(0), 5), jax.tree.map(jnp.asarray, made_up_data(SPEC))
     state, stage = algorithm.init(keys[0]), algorithm.stages[-1]
     return [
-        (at_first(stage.update), state, stage.batch(data, keys[1]), keys[2]),
+        (at_first(stage), state, stage.batch(data, keys[1]), keys[2]),
         (algorithm.act, state, jnp.zeros((4, 3)), keys[3]),
         (lambda state, key: algorithm.diagnose(state, data, key), state, keys[4]),
     ]

@@ -12,7 +12,6 @@ Where this differs from the authors' program: docs/algorithms/adapt_diffuser.md,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -349,7 +348,7 @@ def check(config: Config, spec: Spec) -> None:
         )
 
 
-def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """AdaptDiffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
     check(config, spec)
     schedule = make_schedule("cosine", config.num_steps)
@@ -358,6 +357,7 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     dynamics_optimiser = clipped_adam(config.dynamics_learning_rate, float("inf"))
     channels = spec.action_size + spec.observation_size
     weight = loss_weight(config.horizon, spec, config.action_weight)
+    drawn = partial(draw, config.num_steps)
 
     def init(key: Key) -> State:
         key_planner, key_value, key_dynamics = jax.random.split(key, 3)
@@ -397,9 +397,10 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
         )
         return state._replace(planner=planner, target_planner=target_planner), metrics
 
-    def update(state: State, batch: tuple[Windows, Transition], key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(
+        state: State, batch: tuple[Windows, Transition], draws: Draws, index: UpdateIndex
+    ) -> tuple[State, Metrics]:
         windows, rows = batch
-        draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
         state, of_planner = update_planner(state, windows, draws, index.count)
         scaled = state.scale.into(windows.action, windows.observation)
         known, average = known_ends(config, spec, scaled), state.target_value
@@ -423,24 +424,26 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def tuning_batch(dataset: Dataset, key: Key) -> Windows:
         return mixed(dataset, dataset.labels, key, config)
 
-    def tune(state: State, batch: Windows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw((config.batch_size, config.horizon, channels), config.num_steps, key)
+    def tune(state: State, batch: Windows, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         state, metrics = update_planner(state, batch, draws, state.tuned)
         return state._replace(tuned=state.tuned + 1), metrics | {"generated/kept": state.kept}
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         key_start, key_draw = jax.random.split(key)
         read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
-        draws = draw((DIAGNOSED, config.horizon, channels), config.num_steps, key_draw)
+        draws = drawn(read, key_draw)
         of_dynamics = dynamics_loss(state.dynamics.model, state.scale, state.change, transitions(rows))
         of_plans = diagnosis(config, spec, schedule, weight, state, read, draws)
         return of_plans | {"dynamics/loss": of_dynamics}
 
     act, in_episode = guided_acting(config, spec, schedule)
-    tuning = Stage(config.tuning_share, tuning_batch, tune, begin_tuning, keep=True)
+    tuning = Stage(config.tuning_share, tuning_batch, tune, begin_tuning, draw=drawn, keep=True)
     return Algorithm(
         init,
-        (Stage(config.training_share, batch, update, begin), *[tuning] * config.rounds),
+        (
+            Stage(config.training_share, batch, update, begin, draw=lambda read, key: drawn(read[0], key)),
+            *[tuning] * config.rounds,
+        ),
         act,
         diagnose,
         needs=EPISODES,

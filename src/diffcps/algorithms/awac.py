@@ -11,7 +11,6 @@ The program that this follows is CORL's (arXiv:2210.07105). Where it differs: do
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -121,7 +120,7 @@ def policy_loss(
     return weighted_cloning_loss(policy, batch, weight), jnp.mean(weight)
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """AWAC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     unclipped = float("inf")
@@ -138,9 +137,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
             actor=start(actor_optimiser, Gaussian(spec, hidden, key_actor, log_std_range=LOG_STD_RANGE)),
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(batch, key)
-
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- critics ---
         target = critic_target(state.actor.model, state.target_critic, batch, draws, config.discount)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
@@ -166,7 +163,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
         metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q)}
         return metrics | {"actor/nll": nll, "selection/loss": nll}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=draw),), act, diagnose)
 
 
 METRICS = {

@@ -165,7 +165,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
     def begin_critic(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
         return state, returns(state.critic.model, dataset, scale, config)
 
-    def update_critic(state: State, batch: Labelled, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_critic(state: State, batch: Labelled, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         critic, loss, _, norm = minimise(critic_optimiser, state.critic, value_loss, batch, scale)
         metrics = {"critic/loss": loss, "critic/return": jnp.mean(batch.target), "critic/grad_norm": norm}
         return state._replace(critic=critic), metrics
@@ -175,7 +175,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
     def begin_actor(state: State, dataset: Dataset, key: Key) -> tuple[State, Float[Array, " n"]]:
         return state, advantages(state.critic.model, dataset, scale, config)
 
-    def update_actor(state: State, batch: Labelled, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_actor(state: State, batch: Labelled, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         actor, loss, weight, norm = minimise(actor_optimiser, state.actor, policy_loss, batch, config)
         return state._replace(actor=actor), {"actor/loss": loss, "actor/weight": weight, "actor/grad_norm": norm}
 

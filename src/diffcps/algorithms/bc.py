@@ -88,7 +88,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
     def init(key: Key) -> State:
         return State(start(optimiser, network(spec, (config.width,) * config.depth, key)))
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         actor, loss, _, norm = minimise(optimiser, state.actor, bc_loss, batch)
         return State(actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 

@@ -13,7 +13,6 @@ Where this differs from the authors' program: docs/algorithms/bcq.md, "Deviation
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -154,7 +153,7 @@ def perturbation_loss(actor: MLP, vae: VAE, critic: Critic, batch: Transition, d
     return -jnp.mean(critic.first(batch.observation, action))
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """BCQ for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     vae_optimiser, critic_optimiser, actor_optimiser = (
@@ -175,9 +174,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             target_actor=actor,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, batch, key)
-
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- VAE ---
         vae, loss, (squared_error, kl), norm = minimise(
             vae_optimiser, state.vae, auto_encoding_loss, batch, draws.noise, config.kl_weight
@@ -225,7 +222,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             "selection/loss": vae_loss,
         }
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=partial(draw, config)),), act, diagnose)
 
 
 METRICS = {

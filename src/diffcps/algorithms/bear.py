@@ -15,7 +15,6 @@ Where this differs from the authors' programs: docs/algorithms/bear.md, "Deviati
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -243,7 +242,7 @@ def clipped_multiplier(log_alpha: Scalar, config: Config) -> Scalar:
     return jnp.clip(log_alpha, jnp.log(config.multiplier_min), jnp.log(config.multiplier_max))
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """BEAR for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     optimiser = partial(clipped_adam, max_grad_norm=config.max_grad_norm, decay_steps=config.decay_updates)
@@ -263,9 +262,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             multiplier=start(multiplier_optimiser, log_alpha),
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, batch, key)
-
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- VAE ---
         vae, loss, (squared_error, kl), norm = minimise(
             vae_optimiser, state.vae, auto_encoding_loss, batch, draws.noise, config.kl_weight
@@ -323,7 +320,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             "selection/loss": divergence,
         }
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=partial(draw, config)),), act, diagnose)
 
 
 METRICS = {

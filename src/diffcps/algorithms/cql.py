@@ -17,7 +17,6 @@ Where this differs from CORL's program and the authors': docs/algorithms/cql.md,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -266,7 +265,7 @@ def multiplier_loss(nu: Scalar, difference: Float[Array, " n"], config: Config) 
     return -0.5 * jnp.sum(multiplier_of(nu, config) * config.conservative_weight * (difference - config.gap))
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """CQL for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     optimiser = partial(clipped_adam, max_grad_norm=config.max_grad_norm, decay_steps=config.decay_updates)
@@ -289,8 +288,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             multiplier=start(multiplier_optimiser, nu),
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, batch, key)
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         policy, critic = state.actor.model, state.critic.model  # every loss reads them as they are here
         alpha, multiplier = jnp.exp(state.temperature.model), multiplier_of(state.multiplier.model, config)
 
@@ -339,7 +337,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             "selection/loss": bc,
         }
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=partial(draw, config)),), act, diagnose)
 
 
 METRICS = {

@@ -14,7 +14,6 @@ Where this differs from d3rlpy's program and the authors': docs/algorithms/crr.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -171,7 +170,7 @@ def following(config: Config, target: Model, new: Model, index: UpdateIndex) -> 
     return moving_average_when(copies, target, new, 1.0)
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """CRR for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     decay, norm = config.decay_updates, config.max_grad_norm
@@ -189,9 +188,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, batch, key)
-
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- critic ---
         target = critic_target(state.target_actor, state.target_critic, batch, draws, config)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
@@ -230,7 +227,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
         metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q), "actor/advantage": jnp.mean(gain)}
         return metrics | {"actor/weight": jnp.mean(weights(gain, config)), "actor/nll": nll, "selection/loss": nll}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=partial(draw, config)),), act, diagnose)
 
 
 METRICS = {

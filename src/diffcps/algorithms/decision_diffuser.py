@@ -13,8 +13,8 @@ Where this differs from the authors' program: docs/algorithms/decision_diffuser.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -168,12 +168,13 @@ class Draws(NamedTuple):
     """1 where the return is seen, 0 where not."""
 
 
-def draw(shape: tuple[int, ...], num_steps: int, dropout: Real, key: Key) -> Draws:
-    """The random numbers of one update on so many plans of states."""
+def draw(config: Config, read: Windows, key: Key) -> Draws:
+    """The random numbers of one update on these windows."""
     key_t, key_eps, key_kept = jax.random.split(key, 3)
-    t = jax.random.randint(key_t, shape[:1], 0, num_steps)
-    kept = jax.random.bernoulli(key_kept, 1.0 - dropout, shape[:1])
-    return Draws(t, jax.random.normal(key_eps, shape), jnp.asarray(kept, jnp.float32))
+    size = read.value.shape
+    t = jax.random.randint(key_t, size, 0, config.num_steps)
+    kept = jax.random.bernoulli(key_kept, 1.0 - config.condition_dropout, size)
+    return Draws(t, jax.random.normal(key_eps, read.observation.shape), jnp.asarray(kept, jnp.float32))
 
 
 def label(dataset: Dataset, config: Config) -> WindowLabels:
@@ -237,9 +238,7 @@ def plan(
     return sample_known(schedule, estimate, knowing(observation), noise, clip=1.0)[0]
 
 
-def make(
-    config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Real, Key], Draws] = draw
-) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """Decision Diffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
     check_horizon(config.horizon, config.multipliers)
     check_warm_start(config.warm_start_steps, config.num_steps)
@@ -262,9 +261,8 @@ def make(
     def scaled(state: State, read: Windows) -> tuple[Float[Array, "b h obs"], Float[Array, "b h act"]]:
         return state.observation_ranks.into(read.observation), state.action_ranks.into(read.action)
 
-    def update(state: State, batch: Windows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Windows, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         states, action = scaled(state, batch)
-        draws = draw(states.shape, config.num_steps, config.condition_dropout, key)
         arguments = schedule, states, action, batch.value, draws
         planner, total, (of_noise, of_inverse), norm = minimise(optimiser, state.planner, loss, *arguments)
         ema = config.ema_every, config.ema_start, config.ema_rate
@@ -305,13 +303,13 @@ def make(
         key_start, key_draw = jax.random.split(key)
         read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
         states, action = scaled(state, read)
-        draws = draw(states.shape, config.num_steps, config.condition_dropout, key_draw)
+        draws = draw(config, read, key_draw)
         total, (of_noise, of_inverse) = loss(state.target_planner, schedule, states, action, read.value, draws)
         return {"plan/loss": of_noise, "inverse/loss": of_inverse, "planner/loss": total, "selection/loss": total}
 
     return Algorithm(
         init,
-        (Stage(1, batch, update, begin),),
+        (Stage(1, batch, update, begin, draw=partial(draw, config)),),
         act,
         diagnose,
         needs=EPISODES,

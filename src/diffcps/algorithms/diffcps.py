@@ -29,7 +29,7 @@ from diffcps.diffusion.schedule import Schedule, ScheduleName, make_schedule
 from diffcps.networks.critic import Critic
 from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, minimise, moving_average, moving_average_when, start
-from diffcps.policies.diffusion import DrawFunction, Draws, act_by_q, bc_loss, draw, next_q, sample_action
+from diffcps.policies.diffusion import Draws, act_by_q, bc_loss, draw, next_q, sample_action
 from diffcps.rl.bellman import CRITIC_METRICS, clipped_double_q_target, critic_loss
 from diffcps.rl.dual import dual_loss, lagrangian
 from diffcps.rl.improvement import ActionChoice, normalised_q_loss
@@ -161,11 +161,11 @@ def policy_loss(
     return lagrangian(q_loss, multiplier, loss, config.kappa, config.penalty), (loss, q_loss)
 
 
-def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """DiffCPS for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     schedule = make_schedule(config.schedule, config.num_steps)
-    backup = (config.backup_actions,) if config.max_q_backup else ()
+    drawn = partial(draw, schedule, (config.backup_actions,) if config.max_q_backup else ())
     decay, norm = config.decay_updates, config.max_grad_norm
     policy_decay = -(-decay // config.policy_interval)  # the policy's own steps within `decay` updates
     actor_optimiser = clipped_adam(config.actor_learning_rate, norm, policy_decay)
@@ -198,9 +198,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
     def keep_policy(state: State, batch: Transition, draws: Draws) -> tuple[State, Metrics]:
         return state, dict.fromkeys(("actor/bc_loss", "actor/q_loss", "actor/grad_norm"), jnp.float32(jnp.nan))
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(schedule, batch, backup, key)
-
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- critics (lines 6-8) ---
         target = critic_target(state.target_actor, state.target_critic, schedule, batch, draws, config)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
@@ -225,7 +223,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        draws = draw(schedule, batch, backup, key)
+        draws = drawn(batch, key)
         target = critic_target(state.target_actor, state.target_critic, schedule, batch, draws, config)
         loss, q = critic_loss(state.critic.model, batch, target)
         bc, target_bc = (bc_loss(policy, schedule, batch, draws) for policy in (state.actor.model, state.target_actor))
@@ -238,7 +236,7 @@ def make(config: Config, spec: Spec, draw: DrawFunction = draw) -> Algorithm[Sta
             "selection/loss": target_bc,
         }
 
-    return Algorithm(init, (Stage(1, batch, update, period=config.policy_interval),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=drawn, period=config.policy_interval),), act, diagnose)
 
 
 METRICS = {

@@ -11,7 +11,6 @@ Where this differs from the authors' program: docs/algorithms/diffuser.md, "Devi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -149,7 +148,7 @@ def label(dataset: Dataset, config: Config) -> WindowLabels:
     return label_windows(dataset, config.horizon, config.padded_below, config.discount, config.termination_penalty)
 
 
-def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """Diffuser for the given sizes. Real-valued fields of `config` may be traced arrays."""
     guided.check(config, spec)
     schedule = make_schedule("cosine", config.num_steps)
@@ -178,9 +177,9 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def batch(dataset: Dataset, key: Key) -> Windows:
         return draw_windows(dataset, dataset.labels, key, config.batch_size, config.horizon)
 
-    def update(state: State, batch: Windows, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Windows, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         scaled = state.scale.into(batch.action, batch.observation)
-        known, draws = known_ends(config, spec, scaled), draw(scaled.shape, config.num_steps, key)
+        known = known_ends(config, spec, scaled)
         planner, target_planner, of_planner = planner_step(
             config, optimiser, state.planner, state.target_planner, schedule, scaled, known, weight, draws, index.count
         )
@@ -193,13 +192,13 @@ def make(config: Config, spec: Spec, draw: Callable[[tuple[int, ...], int, Key],
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         key_start, key_draw = jax.random.split(key)
         read = draw_windows(rows, label(rows, config), key_start, DIAGNOSED, config.horizon)
-        draws = draw((DIAGNOSED, config.horizon, channels), config.num_steps, key_draw)
+        draws = draw(config.num_steps, read, key_draw)
         return diagnosis(config, spec, schedule, weight, state, read, draws)
 
     act, in_episode = guided_acting(config, spec, schedule)
     return Algorithm(
         init,
-        (Stage(1, batch, update, begin),),
+        (Stage(1, batch, update, begin, draw=partial(draw, config.num_steps)),),
         act,
         diagnose,
         needs=EPISODES,

@@ -19,7 +19,7 @@ from diffcps.diffusion.sampler import draw_noise
 from diffcps.diffusion.schedule import ScheduleName, make_schedule
 from diffcps.networks.denoiser import Denoiser
 from diffcps.optim import Trained, clipped_adam, minimise, start
-from diffcps.policies.diffusion import DrawBC, bc_loss, draw_bc, sample_action
+from diffcps.policies.diffusion import BCDraws, bc_loss, draw_bc, sample_action
 from diffcps.rl.replay import sample_transitions, transitions
 from diffcps.types import Algorithm, Count, Dataset, Key, Metric, Metrics, Real, Spec, Stage, Transition, UpdateIndex
 
@@ -63,7 +63,7 @@ class State(NamedTuple):
     actor: Trained[Denoiser]
 
 
-def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """Diffusion BC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     schedule = make_schedule(config.schedule, config.num_steps)
@@ -72,8 +72,7 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
     def init(key: Key) -> State:
         return State(start(optimiser, Denoiser(spec, config.width, config.depth, config.time_size, key)))
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(schedule, batch, key)
+    def update(state: State, batch: Transition, draws: BCDraws, index: UpdateIndex) -> tuple[State, Metrics]:
         actor, loss, _, norm = minimise(optimiser, state.actor, bc_loss, schedule, batch, draws)
         return State(actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 
@@ -83,11 +82,12 @@ def make(config: Config, spec: Spec, draw: DrawBC = draw_bc) -> Algorithm[State]
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        draws = draw(schedule, batch, key)
-        loss = bc_loss(state.actor.model, schedule, batch, draws)
+        loss = bc_loss(state.actor.model, schedule, batch, draw_bc(schedule, batch, key))
         return {"actor/bc_loss": loss, "selection/loss": loss}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose, needs=frozenset())
+    return Algorithm(
+        init, (Stage(1, batch, update, draw=partial(draw_bc, schedule)),), act, diagnose, needs=frozenset()
+    )
 
 
 METRICS = {

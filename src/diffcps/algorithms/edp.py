@@ -17,7 +17,6 @@ Where this differs from the authors' program: docs/algorithms/edp.md, "Deviation
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -156,7 +155,7 @@ class State(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """All randomness of one update, drawn at its start. What the improvement does not read is not computed either."""
+    """All randomness of one update. Of what the improvement does not read there are no samples: k or m is 0."""
 
     t: Int[Array, " b"]
     """Diffusion steps, uniform on 0..T-1."""
@@ -179,13 +178,14 @@ def draw(config: Config, batch: Transition, key: Key) -> Draws:
     """The random numbers of one update."""
     key_t, key_eps, key_next, key_coin, key_sample = jax.random.split(key, 5)
     size, action_size = batch.action.shape
-    backup = config.backup_actions if config.max_q_backup else 1
+    backup = 0 if config.improvement == "iql" else config.backup_actions if config.max_q_backup else 1
+    samples = config.crr_samples if config.improvement == "crr" else 0
     return Draws(
         t=jax.random.randint(key_t, (size,), 0, config.num_steps),
         eps=jax.random.normal(key_eps, (size, action_size)),
         next_noise=draw_chain(config, key_next, (size, backup, action_size)),
         maximise_first=jax.random.bernoulli(key_coin),
-        sample_noise=jax.random.normal(key_sample, (size, config.crr_samples, action_size)),
+        sample_noise=jax.random.normal(key_sample, (size, samples, action_size)),
     )
 
 
@@ -365,7 +365,7 @@ def new_networks(spec: Spec, config: Config, key: Key) -> tuple[Denoiser, Critic
     return initialised(networks, lecun_normal, key_law)
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """EDP for the given sizes. Real-valued fields of `config` may be traced arrays."""
     if config.sampler == "dpm" and config.num_steps < 2:
         raise UserError("num_steps is 1: sampler dpm goes from the last step to the first and needs 2 or more")
@@ -385,8 +385,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             value=start(value_optimiser, value) if config.improvement == "iql" else None,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        draws = draw(config, batch, key)
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         metrics: Metrics = {}
 
         # --- V ---
@@ -432,7 +431,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             metrics |= {"value/loss": loss, "value/v": jnp.mean(v)}
         return metrics | {"actor/target_bc_loss": target_bc, "selection/loss": bc}
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=partial(draw, config)),), act, diagnose)
 
 
 METRICS = {

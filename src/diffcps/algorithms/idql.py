@@ -13,7 +13,6 @@ Where this differs from the authors' program: docs/algorithms/idql.md, "Deviatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -125,7 +124,7 @@ class State(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """All randomness of one update, drawn at its start."""
+    """All randomness of one update."""
 
     t: Int[Array, " b"]
     """Diffusion steps, uniform on 0..T-1."""
@@ -208,7 +207,7 @@ def check(config: Config, spec: Spec) -> None:
         raise UserError("observations are a single number, which value_norm would make 0: turn value_norm off")
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """IDQL for the given sizes. Real-valued fields of `config` may be traced arrays."""
     check(config, spec)
     batch = partial(sample_transitions, batch_size=config.batch_size)
@@ -231,9 +230,9 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- behaviour model ---
-        t, eps, keep = draw(config, batch, key)
+        t, eps, keep = draws
         kept = keep / (1.0 - config.dropout)
         actor, loss, _, norm = minimise(actor_optimiser, state.actor, behaviour_loss, schedule, batch, t, eps, kept)
         metrics = {"actor/bc_loss": loss, "actor/grad_norm": norm}
@@ -283,7 +282,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Config, Transition, Key], D
             "selection/loss": target_bc,
         }
 
-    return Algorithm(init, (Stage(1, batch, update),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=partial(draw, config)),), act, diagnose)
 
 
 METRICS = {

@@ -140,7 +140,7 @@ def make(config: Config, spec: Spec) -> Algorithm[State]:
             target_critic=critic,
         )
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         # --- V ---
         value, loss, v, norm = minimise(
             value_optimiser, state.value, value_loss, state.target_critic, batch, config.expectile

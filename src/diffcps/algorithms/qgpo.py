@@ -155,9 +155,14 @@ class Supported(NamedTuple):
     support: Support
 
 
-def draw(action: Float[Array, "b *k act"], key: Key) -> Draws:
-    """The random numbers of one update that perturbs these actions."""
-    return draw_between(TIMES, action, key)
+def draw_behaviour(batch: Transition, key: Key) -> Draws:
+    """The random numbers of one update of the behaviour model, which perturbs the logged actions."""
+    return draw_between(TIMES, batch.action, key)
+
+
+def draw_guidance(batch: Supported, key: Key) -> Draws:
+    """The random numbers of one update of the guidance, which perturbs the support actions."""
+    return draw_between(TIMES, batch.support.action, key)
 
 
 def sample_supported(dataset: Dataset, key: Key, batch_size: int) -> Supported:
@@ -288,7 +293,7 @@ def new_networks(spec: Spec, config: Config, key: Key) -> tuple[ScoreUNet, Criti
     )
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """QGPO for the given sizes. Real-valued fields of `config` may be traced arrays."""
     unclipped = float("inf")
     behaviour_optimiser = clipped_adam(config.behaviour_learning_rate, unclipped)
@@ -310,28 +315,28 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
             guidance_frequency=frequencies[1],
         )
 
-    def update_behaviour(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        arguments = state.frequency, batch, *draw(batch.action, key)
+    def update_behaviour(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
+        arguments = state.frequency, batch, *draws
         behaviour, loss, _, norm = minimise(behaviour_optimiser, state.behaviour, behaviour_loss, *arguments)
         return state._replace(behaviour=behaviour), {"behaviour/loss": loss, "behaviour/grad_norm": norm}
 
     def support_of_rows(state: State, rows: Dataset, index: Int[Array, " n"], key: Key) -> Support:
         return support_of(state.behaviour.model, state.frequency, chain, rows, index, shape, key)
 
-    def update_both(state: State, batch: Supported, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_both(state: State, batch: Supported, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         data, support = batch
         target = critic_target(state.target_critic, data, support.next_action, config.alpha_q, config.discount)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, mean_critic_loss, data, target)
         metrics = {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
         target_critic = moving_average(state.target_critic, critic.model, config.target_rate)
         state = state._replace(critic=critic, target_critic=target_critic)
-        state, of_guidance = update_guidance(state, batch, key, index)  # with the targets after their step
+        state, of_guidance = update_guidance(state, batch, draws, index)  # with the targets after their step
         return state, metrics | of_guidance
 
-    def update_guidance(state: State, batch: Supported, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_guidance(state: State, batch: Supported, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         data, (action, _) = batch
         label = labels_of(state.target_critic, data.observation, action, config.alpha)
-        arguments = state.guidance_frequency, data.observation, action, label, draw(action, key)
+        arguments = state.guidance_frequency, data.observation, action, label, draws
         guidance, loss, _, norm = minimise(guidance_optimiser, state.guidance, contrastive_loss, *arguments)
         metrics = {"guidance/loss": loss, "guidance/entropy": entropy(label), "guidance/grad_norm": norm}
         return state._replace(guidance=guidance), metrics
@@ -347,7 +352,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
         key_behaviour, key_support, key_guidance = jax.random.split(key, 3)
         behaviour = state.behaviour.model, state.frequency
         batch = transitions(rows)
-        loss = behaviour_loss(*behaviour, batch, *draw(batch.action, key_behaviour))
+        loss = behaviour_loss(*behaviour, batch, *draw_behaviour(batch, key_behaviour))
         few = jax.tree.map(lambda array: array[:DIAGNOSED], rows)
         action, next_action = support_of(*behaviour, chain, few, jnp.arange(few.size), shape, key_support)
         data = transitions(few)
@@ -358,7 +363,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
             "behaviour/loss": loss,
             "critic/td_error": mean_critic_loss(state.critic.model, data, target)[0],
             "critic/q": jnp.mean(state.critic.model(rows.observation, rows.action)),
-            "guidance/loss": contrastive_loss(*of_guidance, draw(action, key_guidance)),
+            "guidance/loss": contrastive_loss(*of_guidance, draw_between(TIMES, action, key_guidance)),
             "guidance/entropy": entropy(label),
             "selection/loss": loss,
         }
@@ -366,9 +371,17 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b *k act"], K
     supported = partial(sample_supported, batch_size=config.batch_size)
     many = partial(sample_transitions, batch_size=config.behaviour_batch_size)
     stages = (
-        Stage(config.behaviour_share, many, update_behaviour),
-        Stage(config.critic_share, supported, update_both, support_as_it_is, support_of_rows, keep=True),
-        Stage(config.guidance_share, supported, update_guidance, support_as_it_is, keep=True),
+        Stage(config.behaviour_share, many, update_behaviour, draw=draw_behaviour),
+        Stage(
+            config.critic_share,
+            supported,
+            update_both,
+            support_as_it_is,
+            support_of_rows,
+            draw=draw_guidance,
+            keep=True,
+        ),
+        Stage(config.guidance_share, supported, update_guidance, support_as_it_is, draw=draw_guidance, keep=True),
     )
     return Algorithm(init, stages, act, diagnose)
 

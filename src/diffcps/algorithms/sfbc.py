@@ -14,7 +14,6 @@ Where this differs from the authors' program: docs/algorithms/sfbc.md, "Deviatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -128,9 +127,9 @@ class State(NamedTuple):
     return_std: Scalar
 
 
-def draw(action: Float[Array, "b act"], key: Key) -> Draws:
+def draw(batch: Transition, key: Key) -> Draws:
     """The random numbers of one update that perturbs these actions."""
-    return draw_between(TIMES, action, key)
+    return draw_between(TIMES, batch.action, key)
 
 
 def candidates(
@@ -181,7 +180,7 @@ def mean_of_chosen(
     return jnp.mean(jnp.take_along_axis(action, chosen[..., None], axis=-2), axis=-2)
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """SfBC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     if config.averaged_actions > config.num_candidates:
         raise UserError(
@@ -208,8 +207,8 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
 
     # --- the behaviour model ---
 
-    def update_actor(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        arguments = state.frequency, batch, *draw(batch.action, key)
+    def update_actor(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
+        arguments = state.frequency, batch, *draws
         actor, loss, _, norm = minimise(actor_optimiser, state.actor, behaviour_loss, *arguments)
         return state._replace(actor=actor), {"actor/bc_loss": loss, "actor/grad_norm": norm}
 
@@ -232,7 +231,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
         value = state.return_mean + state.return_std * dataset.labels
         return begin_on(state, planned_returns(dataset, value, config.discount))
 
-    def update_critic(state: State, batch: Labelled, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_critic(state: State, batch: Labelled, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, batch.target)
         q = state.return_mean + state.return_std * jnp.mean(q)
         return state._replace(critic=critic), {"critic/loss": loss, "critic/q": q, "critic/grad_norm": norm}
@@ -248,13 +247,13 @@ def make(config: Config, spec: Spec, draw: Callable[[Float[Array, "b act"], Key]
 
     def diagnose(state: State, rows: Dataset, key: Key) -> Metrics:
         batch = transitions(rows)
-        loss = behaviour_loss(state.actor.model, state.frequency, batch, *draw(batch.action, key))
+        loss = behaviour_loss(state.actor.model, state.frequency, batch, *draw(batch, key))
         q = state.return_mean + state.return_std * jnp.mean(state.critic.model(rows.observation, rows.action))
         return {"actor/bc_loss": loss, "critic/q": q, "selection/loss": loss}
 
-    rows, labelled = (partial(draw, batch_size=config.batch_size) for draw in (sample_transitions, sample_labelled))
+    rows, labelled = (partial(read, batch_size=config.batch_size) for read in (sample_transitions, sample_labelled))
     share = config.critic_share / config.rounds
-    behaviour = Stage(config.actor_share, rows, update_actor)
+    behaviour = Stage(config.actor_share, rows, update_actor, draw=draw)
     first = Stage(share, labelled, update_critic, begin_with_logged_returns, keep=True)
     further = Stage(share, labelled, update_critic, begin_with_planned_returns, values_of_rows, keep=True)
     return Algorithm(

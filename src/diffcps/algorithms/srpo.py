@@ -14,7 +14,6 @@ Where this differs from the authors' program: docs/algorithms/srpo.md, "Deviatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -203,12 +202,7 @@ def _size(vector: Float[Array, "b act"]) -> Scalar:
     return jnp.mean(jnp.linalg.norm(vector, axis=-1))
 
 
-def make(
-    config: Config,
-    spec: Spec,
-    draw_behaviour: Callable[[Config, Transition, Key], BehaviourDraws] = draw_behaviour,
-    draw_policy: Callable[[Transition, Key], Draws] = draw_policy,
-) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """SRPO for the given sizes. Real-valued fields of `config` may be traced arrays."""
     unclipped = float("inf")
     behaviour_optimiser = adam_with_decay(config.behaviour_learning_rate, config.weight_decay)
@@ -230,15 +224,17 @@ def make(
             actor=start(actor_optimiser, Deterministic(spec, (config.width,) * config.actor_depth, keys[4])),
         )
 
-    def update_behaviour(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
-        t, z, keep = draw_behaviour(config, batch, key)
+    def update_behaviour(
+        state: State, batch: Transition, draws: BehaviourDraws, index: UpdateIndex
+    ) -> tuple[State, Metrics]:
+        t, z, keep = draws
         kept = keep / (1.0 - config.dropout)
         behaviour, loss, _, norm = minimise(
             behaviour_optimiser, state.behaviour, behaviour_loss, state.frequency, batch, t, z, kept
         )
         return state._replace(behaviour=behaviour), {"behaviour/loss": loss, "behaviour/grad_norm": norm}
 
-    def update_critics(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_critics(state: State, batch: Transition, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         next_v = state.value.model(batch.next_observation)
         value, loss, v, norm = minimise(
             value_optimiser, state.value, value_loss, state.target_critic, batch, config.expectile
@@ -250,10 +246,10 @@ def make(
         target_critic = moving_average(state.target_critic, critic.model, config.target_rate)
         return state._replace(value=value, critic=critic, target_critic=target_critic), metrics
 
-    def update_policy(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update_policy(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         of_data = state.behaviour.model, state.frequency, state.target_critic
         actor, loss, (pull, push), norm = minimise(
-            actor_optimiser, state.actor, policy_loss, *of_data, batch, draw_policy(batch, key), config
+            actor_optimiser, state.actor, policy_loss, *of_data, batch, draws, config
         )
         metrics = {"actor/loss": loss, "actor/score": pull, "actor/q_gradient": push, "actor/grad_norm": norm}
         return state._replace(actor=actor), metrics
@@ -281,9 +277,9 @@ def make(
     many = partial(sample_transitions, batch_size=config.behaviour_batch_size)
     few = partial(sample_transitions, batch_size=config.batch_size)
     stages = (
-        Stage(config.behaviour_share, many, update_behaviour),
+        Stage(config.behaviour_share, many, update_behaviour, draw=partial(draw_behaviour, config)),
         Stage(config.critic_share, few, update_critics),
-        Stage(config.actor_share, few, update_policy),
+        Stage(config.actor_share, few, update_policy, draw=draw_policy),
     )
     return Algorithm(init, stages, act, diagnose)
 

@@ -11,7 +11,6 @@ Where this differs from the authors' program: docs/algorithms/td3_bc.md, "Deviat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -133,7 +132,7 @@ def policy_loss(
     return q_weight * q_loss + loss, (loss, q_loss)
 
 
-def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = draw) -> Algorithm[State]:
+def make(config: Config, spec: Spec) -> Algorithm[State]:
     """TD3+BC for the given sizes. Real-valued fields of `config` may be traced arrays."""
     batch = partial(sample_transitions, batch_size=config.batch_size)
     decay, norm = config.decay_updates, config.max_grad_norm
@@ -165,9 +164,9 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
     def keep_policy(state: State, batch: Transition) -> tuple[State, Metrics]:
         return state, dict.fromkeys(("actor/bc_loss", "actor/q_loss", "actor/grad_norm"), jnp.float32(jnp.nan))
 
-    def update(state: State, batch: Transition, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Transition, draws: Draws, index: UpdateIndex) -> tuple[State, Metrics]:
         # --- critics ---
-        target = critic_target(state.target_actor, state.target_critic, batch, draw(batch, key), config)
+        target = critic_target(state.target_actor, state.target_critic, batch, draws, config)
         critic, loss, q, norm = minimise(critic_optimiser, state.critic, critic_loss, batch, target)
         metrics = {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/grad_norm": norm}
         state = state._replace(critic=critic)
@@ -187,7 +186,7 @@ def make(config: Config, spec: Spec, draw: Callable[[Transition, Key], Draws] = 
         metrics = {"critic/td_error": loss / q.shape[0], "critic/q": jnp.mean(q)}
         return metrics | {"actor/bc_loss": bc, "selection/loss": bc}
 
-    return Algorithm(init, (Stage(1, batch, update, period=config.policy_interval),), act, diagnose)
+    return Algorithm(init, (Stage(1, batch, update, draw=draw, period=config.policy_interval),), act, diagnose)
 
 
 METRICS = {

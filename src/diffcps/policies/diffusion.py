@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -46,7 +45,7 @@ def draw_bc(schedule: Schedule, batch: Transition, key: Key) -> BCDraws:
 
 
 class Draws(NamedTuple):
-    """All randomness of one update of Q-learning with a diffusion policy, drawn at its start."""
+    """All randomness of one update of Q-learning with a diffusion policy."""
 
     next_noise: Float[Array, "steps b *k act"]
     """Reverse chain of a', drawn by the target policy at s'."""
@@ -60,7 +59,7 @@ class Draws(NamedTuple):
     """The coin: which Q is maximised; the other one divides."""
 
 
-def draw(schedule: Schedule, batch: Transition, backup: tuple[int, ...], key: Key) -> Draws:
+def draw(schedule: Schedule, backup: tuple[int, ...], batch: Transition, key: Key) -> Draws:
     """The random numbers of one update; `backup` is (k,) for a max-Q backup over k next actions, and () without."""
     key_next, key_t, key_eps, key_noise, key_coin = jax.random.split(key, 5)
     size, action_size = batch.action.shape
@@ -71,10 +70,6 @@ def draw(schedule: Schedule, batch: Transition, backup: tuple[int, ...], key: Ke
         noise=draw_noise(key_noise, schedule, (size, action_size)),
         maximise_first=jax.random.bernoulli(key_coin),
     )
-
-
-DrawBC = Callable[[Schedule, Transition, Key], BCDraws]
-DrawFunction = Callable[[Schedule, Transition, tuple[int, ...], Key], Draws]
 
 
 # --- What a loss is made of ---

@@ -112,9 +112,10 @@ class Draws(NamedTuple):
     value_eps: Float[Array, "b h channel"]
 
 
-def draw(shape: tuple[int, ...], num_steps: int, key: Key) -> Draws:
-    """The random numbers of one update on so many plans."""
+def draw(num_steps: int, read: Windows, key: Key) -> Draws:
+    """The random numbers of one update on these windows."""
     keys = jax.random.split(key, 4)
+    shape = *read.action.shape[:2], read.action.shape[2] + read.observation.shape[2]
     t, value_t = (jax.random.randint(key, shape[:1], 0, num_steps) for key in keys[:2])
     eps, value_eps = (jax.random.normal(key, shape) for key in keys[2:])
     return Draws(t, eps, value_t, value_eps)

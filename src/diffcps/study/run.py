@@ -57,7 +57,7 @@ def run_study(plan: str | Path, out: str | Path, workers: int = 1, watch: Watche
     study = read_study(plan)
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= workers <= len(cores):
-        raise UserError(f"{workers} workers: there are {len(cores)} cores, and each worker needs one or more")
+        raise UserError(f"{workers} workers: take one or more, and no more than this process has cores ({len(cores)})")
     shares = [cores[worker::workers] for worker in range(workers)]
     with held(study, plan, out) as work:
         return _run(out, plan.parent, work, shares, watch)

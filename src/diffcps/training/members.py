@@ -29,11 +29,11 @@ LONGEST_PERIOD = 4
 PIECE = 2048
 """Rows for which a stage computes at once what it begins with."""
 BLOCK = 120
-"""Updates whose batches are drawn at once: a multiple of each period that is written out."""
+"""Updates whose batches and noise are drawn at once: a multiple of each period that is written out."""
 SHORT = 12
 """A shorter block is a multiple of it, and so of each period; where not even so many fit, a block is one period."""
 BLOCK_BYTES = 2**28
-"""Of a block's batches, at most, all members together."""
+"""Of what is drawn for a block, at most, all members together."""
 Rows = Literal["device", "host"]
 """Where the data's rows lie: with the device that trains, or in the memory of the machine, from which their batches are
 sent to it."""
@@ -217,32 +217,37 @@ class Program:
         """Makes updates `first`, ..., `last` - 1, all of them in one stage; returns while the device still computes.
 
         A member that leaves finite numbers (or DIVERGENCE_LIMIT) behind keeps the state that it had at `first` and is
-        no longer `alive`. Metrics are means over the updates that report them, per member. A block's batches are drawn
+        no longer `alive`. Metrics are means over the updates that report them, per member. What a block reads is drawn
         while the block before trains, and no further ahead: `wait(arrays)` comes back when they are computed.
         """
-        number, own = self.first_like(stage), (self._swept, self._key_update)
+        number = self.first_like(stage)
         period = written_out(self._stages[number], jax.default_backend())
-        drawing = (labels, *self._own_at_home, self._dataset)
-        block, new, sums, before = self._block(number, period, drawing), state, (), ()
+        block, new, sums, before = self._block(number, period, labels), state, (), ()
         for start in range(first, last, block):
             stop = min(start + block, last)
-            drawn = _draw(self._make, number, self._home_by_member.mesh, block, *drawing, start)
-            batches = jax.device_put(drawn, self._by_member)
+            drawn = self._drawn(number, block, labels, start)
             if start == first:
-                sums = self.place(_no_sums(self._make, number, state, batches, *own))
+                sums = self.place(_no_sums(self._make, number, state, drawn, self._swept))
             wait(before)
             before = sums  # of the block that trains meanwhile
             loop = self._by_member.mesh, period, start % period, (stop - start) % period
-            new, sums = _advance(self._make, number, *loop, new, sums, batches, *own, start, stop)
+            new, sums = _advance(self._make, number, *loop, new, sums, drawn, self._swept, start, stop)
         limit = DIVERGENCE_LIMIT * max(1.0, self.largest_reward) ** 2 * (last - first)
         return _judged(jax.device_put(alive, self._by_member), state, new, sums, limit)
 
-    def _block(self, number: int, period: int, drawing: tuple[Tree, ...]) -> int:
-        """How many updates' batches a stage draws at once: a multiple of its period."""
+    def _drawn(self, number: int, block: int, labels: Tree, start: int) -> tuple[Tree, Tree]:
+        """What the updates from `start` on read and what else is random in them, "members block ..."."""
+        home = self._home_by_member.mesh
+        batches = _batches(self._make, number, home, block, labels, *self._own_at_home, self._dataset, start)
+        batches = jax.device_put(batches, self._by_member)
+        own = self._swept, self._key_update
+        return batches, _draws(self._make, number, self._by_member.mesh, batches, *own, start)
+
+    def _block(self, number: int, period: int, labels: Tree) -> int:
+        """For how many updates a stage draws at once: a multiple of its period."""
         if number not in self._blocks:
-            draw = partial(_draw, self._make, number, self._home_by_member.mesh, 1)
-            batches = jax.tree.leaves(jax.eval_shape(draw, *drawing, 0))
-            fitting = BLOCK_BYTES // max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in batches))
+            drawn = jax.tree.leaves(jax.eval_shape(lambda: self._drawn(number, 1, labels, 0)))
+            fitting = BLOCK_BYTES // max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in drawn))
             self._blocks[number] = max(period, min(BLOCK, fitting // SHORT * SHORT))
         return self._blocks[number]
 
@@ -325,48 +330,60 @@ def written_out(stage: Stage[Tree], platform: str) -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(make, number, mesh, block, labels, swept, key, dataset, start):
-    """The batches of the updates from `start` on, "members block ..."."""
+def _batches(make, number, mesh, block, labels, swept, key, dataset, start):
+    """Of the updates from `start` on, "members block ..."."""
 
-    def draw_member(labels, swept, key, dataset):
+    def batches_of_member(labels, swept, key, dataset):
         stage, labelled = make(swept).stages[number], dataclasses.replace(dataset, labels=labels)
         return jax.vmap(lambda i: stage.batch(labelled, _keys(key, i)[0]))(start + jnp.arange(block))
 
-    return _each(draw_member, mesh, 3)(labels, swept, key, dataset)
+    return _each(batches_of_member, mesh, 3)(labels, swept, key, dataset)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _draws(make, number, mesh, batches, swept, key, start):
+    """What else is random in the updates from `start` on, "members block ..."."""
+
+    def draws_of_member(batches, swept, key, start):
+        stage = make(swept).stages[number]
+        index = start + jnp.arange(jax.tree.leaves(batches)[0].shape[0])
+        return jax.vmap(lambda batch, i: stage.draw(batch, _keys(key, i)[1]))(batches, index)
+
+    return _each(draws_of_member, mesh, 3)(batches, swept, key, start)
 
 
 def _keys(key, update):
-    """Of an update: for its batch, and for what else it draws."""
+    """Of an update: for its batch, and for what else is random in it."""
     return jax.random.split(jax.random.fold_in(key, update))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _no_sums(make, number, state, batches, swept, key):
+def _no_sums(make, number, state, drawn, swept):
     """Of the metrics of no update: their sums, and how many reported them."""
 
-    def metrics(state, batches, swept, key):
-        batch = jax.tree.map(lambda array: array[0], batches)
-        return make(swept).stages[number].update(state, batch, key, UpdateIndex(jnp.asarray(0)))[1]
+    def metrics(state, drawn, swept):
+        first = jax.tree.map(lambda array: array[0], drawn)
+        return make(swept).stages[number].update(state, *first, UpdateIndex(jnp.asarray(0)))[1]
 
-    found = jax.eval_shape(jax.vmap(metrics), state, batches, swept, key)
+    found = jax.eval_shape(jax.vmap(metrics), state, drawn, swept)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
     return zeros, zeros
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _advance(make, number, mesh, period, phase, rest, state, sums, batches, swept, key, start, stop):
+def _advance(make, number, mesh, period, phase, rest, state, sums, drawn, swept, start, stop):
     """Whole periods, each from the same `phase` on, and the `rest` of the updates after them."""
 
-    def advance_member(state, sums, batches, swept, key, start):
+    def advance_member(state, sums, drawn, swept, start):
         stage = make(swept).stages[number]
 
         def one_by_one(first, number, carry):
             for i in range(number):
                 state, (total, count) = carry
                 index = UpdateIndex(first + i, (phase + i) % period, period)
-                batch = jax.tree.map(lambda array, at=index.count - start: array[at], batches)
-                batch = jax.lax.optimization_barrier(batch)  # a CPU is slower where it reads it in its place
-                state, metrics = stage.update(state, batch, _keys(key, index.count)[1], index)
+                read = jax.tree.map(lambda array, at=index.count - start: array[at], drawn)
+                read = jax.lax.optimization_barrier(read)  # a CPU is slower where it reads it in its place
+                state, metrics = stage.update(state, *read, index)
                 total = jax.tree.map(lambda total, x: total + jnp.where(jnp.isnan(x), 0.0, x), total, metrics)
                 count = jax.tree.map(lambda count, x: count + ~jnp.isnan(x), count, metrics)
                 carry = state, (total, count)
@@ -378,7 +395,7 @@ def _advance(make, number, mesh, period, phase, rest, state, sums, batches, swep
         carry = jax.lax.fori_loop(0, (stop - start) // period, whole_period, (state, sums))
         return one_by_one(stop - rest, rest, carry)
 
-    return _each(advance_member, mesh, 5)(state, sums, batches, swept, key, start)
+    return _each(advance_member, mesh, 4)(state, sums, drawn, swept, start)
 
 
 @jax.jit

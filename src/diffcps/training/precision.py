@@ -34,6 +34,7 @@ def in_precision(algorithm: Algorithm[State], precision: Precision) -> Algorithm
         dataclasses.replace(
             stage,
             batch=exact(stage.batch),
+            draw=exact(stage.draw),
             update=exact(stage.update),
             begin=exact(stage.begin),
             for_rows=None if stage.for_rows is None else exact(stage.for_rows),
