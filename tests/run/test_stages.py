@@ -63,10 +63,10 @@ def counting() -> Algorithm[Count]:
     def begin_second(state, dataset, key):
         return state, {"before": dataset.labels, "now": jnp.full(ROWS, state.first)}
 
-    def update_first(state, batch, key, index):
+    def update_first(state, batch, draws, index):
         return state._replace(first=state.first + 1), {"first/label": jnp.mean(batch)}
 
-    def update_second(state, batch, key, index):
+    def update_second(state, batch, draws, index):
         labels = {"second/before": jnp.mean(batch["before"]), "second/now": jnp.mean(batch["now"])}
         return state._replace(second=state.second + 10), labels
 
@@ -135,7 +135,7 @@ def without_labels() -> Algorithm[Count]:
     def begin(state, dataset, key):
         return state._replace(second=jnp.float32(7.0)), jnp.full(ROWS, 5.0)
 
-    def update(state, batch, key, index):
+    def update(state, batch, draws, index):
         return state._replace(first=state.first + jnp.mean(batch)), {"first/label": jnp.mean(batch)}
 
     stage = Stage(1, lambda dataset, key: dataset.labels, update, begin)
@@ -181,7 +181,7 @@ def summing() -> Algorithm[Count]:
     def begin(state, dataset, key):
         return state._replace(second=jnp.sum(dataset.labels["noise"])), dataset.labels
 
-    def update(state, batch, key, index):
+    def update(state, batch, draws, index):
         return state._replace(first=state.first + 1), {"first/label": jnp.mean(batch["noise"])}
 
     rest = counting()

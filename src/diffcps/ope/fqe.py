@@ -108,14 +108,14 @@ def make(config: Config, spec: Spec, scale: Units) -> Algorithm[State]:
         critic = Critic(spec, (config.width,) * config.depth, key, jax.nn.relu, size=1)
         return State(start(optimiser, critic), critic)
 
-    def draw(dataset: Dataset, key: Key) -> Evaluated:
+    def batch(dataset: Dataset, key: Key) -> Evaluated:
         rows = draw_rows(dataset, key, config.batch_size)
         return Evaluated(transitions(rows), rows.labels)
 
     def begin(state: State, dataset: Dataset, key: Key) -> tuple[State, Tree]:
         return state, dataset.labels
 
-    def update(state: State, batch: Evaluated, key: Key, index: UpdateIndex) -> tuple[State, Metrics]:
+    def update(state: State, batch: Evaluated, draws: tuple[()], index: UpdateIndex) -> tuple[State, Metrics]:
         target = critic_target(state.target_critic, scale, batch, config)
         critic, loss, _, _ = minimise(optimiser, state.critic, critic_loss, scale, batch, target)
         follows = moving_average(state.target_critic, critic.model, config.target_rate)
@@ -127,7 +127,7 @@ def make(config: Config, spec: Spec, scale: Units) -> Algorithm[State]:
     def diagnose(state: State, rows: Dataset, key: Key) -> NoReturn:
         raise TypeError("a value is measured by what it says of the first states")
 
-    return Algorithm(init, (Stage(1, draw, update, begin),), act, diagnose, needs=EPISODES)
+    return Algorithm(init, (Stage(1, batch, update, begin),), act, diagnose, needs=EPISODES)
 
 
 @partial(jax.jit, static_argnames="scale")
