@@ -13,6 +13,7 @@ import pytest
 
 import diffcps
 from diffcps.cli.main import main
+from diffcps.cli.ope import Bar
 from diffcps.envs.toy import STITCHING, stitching
 from diffcps.ope import fqe
 from diffcps.ope.choice import choices, save_choices
@@ -20,6 +21,7 @@ from diffcps.ope.estimate import Estimated, Judgement, Terms, first_rows, judge,
 from diffcps.ope.policies import Judged, Source, act_in, judged_of, sources_of
 from diffcps.ope.report import lines, markdown, ope_figure, ranking, regret
 from diffcps.records.folder import RunFolder
+from diffcps.run import progress
 from diffcps.run.policy import load_run
 from diffcps.training import checkpoint
 from diffcps.training.loop import Interrupted
@@ -226,6 +228,18 @@ def test_a_stop_changes_nothing(run, tmp_path, part):
         judge([run], tmp_path / "stopped", settings=SETTINGS, config=CONFIG, progress=Stopping())
     assert not (tmp_path / "stopped" / "ope.json").exists()
     assert judge([run], tmp_path / "stopped", settings=SETTINGS, config=CONFIG, progress=Quiet()) == whole
+
+
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(capsys, monkeypatch):
+    with Bar() as bar:
+        bar.begin("acting", 2000)
+        bar.advance(500)  # within the minute
+        monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+        bar.advance(500)
+        bar.begin("fitting", 10)
+    acting, further, fitting = capsys.readouterr().err.splitlines()
+    assert (acting, fitting) == ("acting: 0 of 2,000", "fitting: 0 of 10")
+    assert further.startswith("acting: 1,000 of 2,000, 0:00:0") and further.endswith(" left")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -59,8 +61,12 @@ def _ope(options: argparse.Namespace) -> None:
     say(f"all of it: {out / RESULT_FILE} {out / 'ope.md'} {out / 'ope.png'}")
 
 
+SPEED_SECONDS = 300
+"""The rate by which the time left is estimated is that of the last so many: a run's actions come a chunk at a time."""
+
+
 class Bar:
-    """A bar with the time left on a terminal, elsewhere a line at the start of each part."""
+    """A bar with the time left on a terminal, elsewhere a line at the start of each part and one a minute."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -68,8 +74,10 @@ class Bar:
 
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._console = Console(stderr=True)
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        quiet = not self._console.is_terminal
+        self._bar = Progress(*columns, console=self._console, disable=quiet, speed_estimate_period=SPEED_SECONDS)
         self._task = None
+        self._told = time.monotonic()
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -82,12 +90,23 @@ class Bar:
 
     def begin(self, words: str, total: int) -> None:
         self._task = self._bar.add_task(words, total=total)
-        if not self._console.is_terminal:
-            self.note(f"{words}: {total:,}")
+        self._tell()
 
     def advance(self, count: int) -> None:
+        from diffcps.run.progress import LINE_SECONDS
+
         if self._task is not None:
             self._bar.advance(self._task, count)
+            if time.monotonic() - self._told >= LINE_SECONDS:
+                self._tell()
+
+    def _tell(self) -> None:
+        """How far the part is, where there is no bar."""
+        self._told = time.monotonic()
+        if not self._console.is_terminal:
+            part = self._bar.tasks[-1]
+            left = "" if part.time_remaining is None else f", {timedelta(seconds=round(part.time_remaining))} left"
+            self.note(f"{part.description}: {part.completed:,.0f} of {part.total:,.0f}{left}")
 
     def note(self, words: str) -> None:
         self._console.print(words, highlight=False, soft_wrap=True)
