@@ -12,6 +12,7 @@ import pytest
 from diffcps.algorithms import edp
 from diffcps.diffusion.sampler import sample_ancestral
 from diffcps.diffusion.schedule import make_schedule
+from diffcps.rl.replay import transitions
 from diffcps.types import Dataset, NetObservation, Spec, UserError
 from tests.problems import MANY_STEPS, MODES, NUM_ACTIONS, SPREAD, Training, dataset_of, near_a_mode
 
@@ -143,6 +144,13 @@ def test_crr_takes_the_better_mode_as_often_as_its_exact_policy():
     assert low - SHARE_TOLERANCE < improved < high + SHARE_TOLERANCE
     assert abs(clone - 0.5) < SHARE_TOLERANCE
     assert improved - clone > 2 * SHARE_TOLERANCE
+
+
+@pytest.mark.parametrize(("improvement", "backup", "samples"), [("td3", 1, 0), ("crr", 1, 7), ("iql", 0, 0)])
+def test_what_an_improvement_does_not_read_is_not_drawn(improvement, backup, samples):
+    config = edp.Config(improvement=improvement, crr_samples=7)
+    draws = edp.draw(config, transitions(problem()), jax.random.key(0))
+    assert (draws.next_noise.shape[2], draws.sample_noise.shape[1]) == (backup, samples)
 
 
 def test_impossible_values_are_refused():

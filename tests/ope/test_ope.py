@@ -231,13 +231,17 @@ def test_a_stop_changes_nothing(run, tmp_path, part):
 
 
 def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(capsys, monkeypatch):
-    with Bar() as bar:
-        bar.begin("acting", 2000)
-        bar.advance(500)  # within the minute
-        monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-        bar.advance(500)
-        bar.begin("fitting", 10)
-    acting, further, fitting = capsys.readouterr().err.splitlines()
+    def said() -> list[str]:
+        with Bar() as bar:
+            bar.begin("acting", 2000)
+            bar.advance(500)
+            bar.advance(500)
+            bar.begin("fitting", 10)
+        return capsys.readouterr().err.splitlines()
+
+    assert said() == ["acting: 0 of 2,000", "fitting: 0 of 10"]  # all within the minute
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    acting, _, further, fitting = said()
     assert (acting, fitting) == ("acting: 0 of 2,000", "fitting: 0 of 10")
     assert further.startswith("acting: 1,000 of 2,000, 0:00:0") and further.endswith(" left")
 

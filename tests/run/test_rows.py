@@ -75,7 +75,7 @@ def test_the_size_of_a_block_changes_nothing(dataset, monkeypatch):
 
     whole = trained()
     assert len(waited) == 1
-    for name, value, blocks in (("BLOCK", 12, 2), ("BLOCK_BYTES", 10_000, 2), ("BLOCK_BYTES", 1, 23)):
+    for name, value, blocks in (("BLOCK", 12, 2), ("BLOCK_BYTES", 16_000, 2), ("BLOCK_BYTES", 1, 23)):
         monkeypatch.setattr(members, name, value)  # an update of both members reads 2 x 8 x 49 bytes or some more
         waited.clear()
         jax.tree.map(np.testing.assert_array_equal, trained(), whole)

@@ -11,7 +11,7 @@ import pytest
 
 from diffcps.algorithms import diffcps, diffusion_bc, td3_bc
 from diffcps.training.members import Program, expand, written_out
-from diffcps.types import Dataset, DatasetInfo, NetObservation
+from diffcps.types import Algorithm, Dataset, DatasetInfo, NetObservation, Stage
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 INFO = DatasetInfo("made by a test", "0", action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
@@ -110,6 +110,22 @@ def test_the_grain_of_the_calls_changes_nothing(dataset):
     fine, _ = run(dataset, [0, 1], 40, 8)
     for ours, theirs in zip(jax.tree.leaves(coarse), jax.tree.leaves(fine), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_batch_and_the_noise_of_each_update_have_keys_of_their_own(dataset):
+    updates = 30
+
+    def update(state, batch, draws, index):
+        return state.at[index.count].set(jnp.concatenate([batch, draws])), {}
+
+    def number(of, key):
+        return jax.random.uniform(key, (1,))
+
+    stage = Stage(1, number, update, draw=number)
+    noting = Algorithm(lambda key: jnp.zeros((updates, 2)), (stage,), lambda *_: jnp.zeros(2), lambda *_: {})
+    made = Program(lambda swept: noting, expand([0, 1], {}), dataset)
+    state, _, _ = made.advance(made.init(), jnp.ones(2, bool), 0, updates)
+    assert len(np.unique(state)) == 2 * updates * 2
 
 
 @pytest.mark.slow  # the contract maps over every real-valued field

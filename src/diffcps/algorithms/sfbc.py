@@ -128,7 +128,7 @@ class State(NamedTuple):
 
 
 def draw(batch: Transition, key: Key) -> Draws:
-    """The random numbers of one update that perturbs these actions."""
+    """The random numbers of one update of the behaviour model, which perturbs the logged actions."""
     return draw_between(TIMES, batch.action, key)
 
 

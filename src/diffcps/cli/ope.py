@@ -72,12 +72,14 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from diffcps.run.progress import LINE_SECONDS
+
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._console = Console(stderr=True)
         quiet = not self._console.is_terminal
         self._bar = Progress(*columns, console=self._console, disable=quiet, speed_estimate_period=SPEED_SECONDS)
         self._task = None
-        self._told = time.monotonic()
+        self._told, self._pause = time.monotonic(), LINE_SECONDS
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -93,11 +95,9 @@ class Bar:
         self._tell()
 
     def advance(self, count: int) -> None:
-        from diffcps.run.progress import LINE_SECONDS
-
         if self._task is not None:
             self._bar.advance(self._task, count)
-            if time.monotonic() - self._told >= LINE_SECONDS:
+            if time.monotonic() - self._told >= self._pause:
                 self._tell()
 
     def _tell(self) -> None:
