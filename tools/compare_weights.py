@@ -1,11 +1,11 @@
 """Do two checkouts of this library train to the same weights?
 
-    python tools/compare_weights.py OTHER [METHOD ...]
+    python tools/compare_weights.py OTHER [METHOD ...] [--updates 250]
 
-Trains each method for 250 updates on made-up data, with two seeds and small networks, once with the sources that lie
+Trains each method for some updates on made-up data, with two seeds and small networks, once with the sources that lie
 beside this file and once with those of the checkout OTHER. Prints the largest difference of a number in their last
 checkpoints (weights and optimisers), and the largest number. What changes how an update is compiled changes its
-rounding; what changes an update shows in the first digits.
+rounding, which grows with the updates; what changes an update shows in the first digits from the first one on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALL = {
 """Values of config fields, for the methods that have them."""
 
 
-def trained(method: str, out: Path) -> None:
+def trained(method: str, updates: int, out: Path) -> None:
     """A run of the method, by whichever sources Python finds."""
     from diffcps.algorithms import ALGORITHMS
     from diffcps.records.settings import Settings
@@ -37,7 +37,7 @@ def trained(method: str, out: Path) -> None:
 
     config = ALGORITHMS[method].Config
     known = {field.name for field in dataclasses.fields(config)}
-    settings = Settings(env="none", updates=250, eval_every=250, log_every=125, seeds=(0, 1))
+    settings = Settings(env="none", updates=updates, eval_every=updates, log_every=updates, seeds=(0, 1))
     train(
         config(**{name: value for name, value in SMALL.items() if name in known}),
         made_up_data(Spec(5, 3), 400),
@@ -55,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="folder of the other checkout")
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="of these methods [all]")
+    parser.add_argument("--updates", type=int, default=250, metavar="N", help="of each run [250]")
     options = parser.parse_args()
     here = Path(__file__).resolve()
     for method in options.methods or sorted(ALGORITHMS):
@@ -62,14 +63,16 @@ def main() -> None:
             states = []
             for name, sources in (("ours", here.parents[1]), ("other", options.other.resolve())):
                 out = Path(folder) / name
-                call = f"import compare_weights as c, pathlib; c.trained({method!r}, pathlib.Path({str(out)!r}))"
+                made = f"trained({method!r}, {options.updates}, Path({str(out)!r}))"
                 paths = os.pathsep.join([str(sources / "src"), str(here.parent)])
-                subprocess.run(
-                    [sys.executable, "-c", call],
+                done = subprocess.run(
+                    [sys.executable, "-c", f"from compare_weights import Path, trained; {made}"],
                     env=os.environ | {"PYTHONPATH": paths},
-                    check=True,
-                    stderr=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
                 )
+                if done.returncode:
+                    sys.exit(f"{method}, {name}: {done.stderr.strip().splitlines()[-1]}")
                 states.append(load_file(out / "checkpoints" / "last.safetensors"))
         ours, other = states
         if ours.keys() != other.keys():
