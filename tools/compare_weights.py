@@ -19,10 +19,27 @@ import tempfile
 from pathlib import Path
 
 SMALL = {
-    **{"width": 32, "batch_size": 64, "behaviour_batch_size": 64, "dynamics_batch_size": 64, "horizon": 8},
-    **{"multipliers": (1, 2), "plans": 2, "generated": 16, "generated_in_batch": 16, "dynamics_width": 32},
-    **{"behaviour_width": 32, "behaviour_depth": 1, "num_features": 8, "support_actions": 2, "actor_width": 32},
-    **{"second_width": 32, "vae_width": 32, "iterations": 2, "rounds": 2, "num_candidates": 4, "replan_every": 2},
+    "width": 32,
+    "batch_size": 64,
+    "behaviour_batch_size": 64,
+    "dynamics_batch_size": 64,
+    "horizon": 8,
+    "multipliers": (1, 2),
+    "plans": 2,
+    "generated": 16,
+    "generated_in_batch": 16,
+    "dynamics_width": 32,
+    "behaviour_width": 32,
+    "behaviour_depth": 1,
+    "num_features": 8,
+    "support_actions": 2,
+    "actor_width": 32,
+    "second_width": 32,
+    "vae_width": 32,
+    "iterations": 2,
+    "rounds": 2,
+    "num_candidates": 4,
+    "replan_every": 2,
 }
 """Values of config fields, for the methods that have them."""
 
