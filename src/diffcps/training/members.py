@@ -34,6 +34,8 @@ SHORT = 12
 """A shorter block is a multiple of it, and so of each period; where not even so many fit, a block is one period."""
 BLOCK_BYTES = 2**28
 """Of what is drawn for a block, at most, all members together."""
+WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
+"""For the loop: XLA uses 256 bits of a CPU's vectors of 512 unless it is told to use all."""
 Rows = Literal["device", "host"]
 """Where the data's rows lie: with the device that trains, or in the memory of the machine, from which their batches are
 sent to it."""
@@ -370,7 +372,7 @@ def _no_sums(make, number, state, drawn, swept):
     return zeros, zeros
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5), compiler_options=WIDE_VECTORS)
 def _advance(make, number, mesh, period, phase, rest, state, sums, drawn, swept, start, stop):
     """Whole periods, each from the same `phase` on, and the `rest` of the updates after them."""
 
