@@ -1,5 +1,7 @@
-"""Members are spread over as many devices as share them equally, and are the same on each."""
+"""Members are spread over as many devices as share them equally, and are the same on each; how the loop is compiled."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -40,3 +42,14 @@ def test_eight_devices_train_a_member_each(tmp_path):
     assert len(arrays[8].files) > 20
     for name in arrays[8].files:
         np.testing.assert_allclose(arrays[8][name], arrays[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_loop_is_compiled_for_vectors_of_512_bits(tmp_path):
+    dump = tmp_path / "dump"
+    flags = f"--xla_dump_to={dump} --xla_dump_hlo_module_re=.*_advance"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    command = [sys.executable, "-c", PROGRAM, "1", tmp_path / "1.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    compiled = "".join(path.read_text() for path in dump.glob("*jit__advance*.ll"))
+    assert set(re.findall(r'"prefer-vector-width"="(\d+)"', compiled)) == {"512"}
